@@ -1,0 +1,64 @@
+# `make` alone lists the targets. What they install or build lies in .venv/ and _build/, which git ignores.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Jupyter Book exits 0 whatever went wrong, unless -W makes warnings errors; --keep-going still shows all of them.
+# It executes no notebook (see _config.yml): the pages show what the files hold. --all, as a page that was built
+# with a warning is otherwise taken as up to date the next time, and its warning is lost.
+build_html = $(BIN)/jupyter-book build $(1) --config _config.yml --toc $(1)/_toc.yml --path-output . \
+	--all -W -n --keep-going -q && echo "the book: _build/html/index.html"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format book html outputs lock clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+# What keeps $(PYTHON) from making the environment, in one line; nothing when all is well.
+python_problem = $(shell \
+	if ! command -v '$(PYTHON)' >/dev/null; then echo "'$(PYTHON)' was not found"; \
+	elif ! '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then echo "'$(PYTHON)' is older"; \
+	elif ! '$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null; then echo "'$(PYTHON)' lacks venv or ensurepip"; fi)
+
+setup: .venv/ready ## make .venv: the versions in requirements.lock and this package, editable
+
+.venv/ready: requirements.lock pyproject.toml
+	$(if $(python_problem),$(error wiring needs Python 3.11 or newer with venv: $(python_problem); name another with `make setup PYTHON=...`))
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+test: lint ## lint, then run the tests and every committed notebook, whose outputs must come out the same
+	$(BIN)/pytest --nbval
+
+lint: setup ## check format, style and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: setup ## rewrite the code and the notebooks' code cells in the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+book: setup ## execute every chapter afresh (in _build/fresh), then build the book from that
+	$(BIN)/python -m wiring chapters --out _build/fresh
+	$(call build_html,_build/fresh)
+
+html: setup ## build the book from the notebooks as committed, in seconds
+	$(call build_html,book)
+
+outputs: setup ## execute every chapter and write the outputs back into book/
+	$(BIN)/python -m wiring chapters --out book
+
+lock: ## resolve pyproject.toml anew in an empty environment and rewrite requirements.lock
+	rm -rf _build/lock
+	$(PYTHON) -m venv _build/lock
+	_build/lock/bin/python -m pip install -e '.[book,test]'
+	{ grep '^#' requirements.lock; _build/lock/bin/python -m pip freeze --exclude-editable \
+		--exclude pip --exclude setuptools --exclude wheel | grep -vE '^(nvidia|cuda|triton)'; } > _build/lock/new
+	mv _build/lock/new requirements.lock
+	rm -rf _build/lock
+
+clean: ## remove all that is built; .venv stays
+	rm -rf _build .*_cache .hypothesis *.egg-info
