@@ -2,11 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Jupyter Book exits 0 whatever went wrong, unless -W makes warnings errors; --keep-going still shows all of them.
-# It executes no notebook (see _config.yml): the pages show what the files hold. --all, as a page that was built
-# with a warning is otherwise taken as up to date the next time, and its warning is lost.
-build_html = $(BIN)/jupyter-book build $(1) --config _config.yml --toc $(1)/_toc.yml --path-output . \
-	--all -W -n --keep-going -q && echo "the book: _build/html/index.html"
+# Jupyter Book exits 0 whatever went wrong unless -W makes warnings errors; --keep-going still shows all of them. What an
+# earlier build left goes first: Sphinx does not repeat the warnings of a page that it takes to be up to date.
+build_html = rm -rf _build/html _build/.doctrees && $(BIN)/jupyter-book build $(1) --config _config.yml \
+	--path-output . -q -W -n --keep-going
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format book html outputs lock clean
