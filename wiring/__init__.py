@@ -1,0 +1,1 @@
+"""Why differentiable architecture search wires networks as it does: costs, searches, records, evidence."""

@@ -1,0 +1,244 @@
+"""Image data that lives on the device as uint8, cropped and flipped a batch at a time.
+
+``digits`` comes with scikit-learn, ``cifar10`` is read from the folder that the environment variable
+``WIRING_DATA`` names (torchvision's files, or an image-folder tree ``train/<class>/*``), or downloaded there by
+torchvision; ``folder:PATH`` is any image-folder tree.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.transforms.v2.functional import resize
+from tqdm.auto import tqdm
+
+from wiring.operations import Images
+
+Labels = Int64[Tensor, " image"]
+Pixels = UInt8[Tensor, "image height width channel"]
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels on one device.
+
+    Parameters
+    ----------
+    name
+        What records say: where the images come from.
+    classes
+        The names of the classes; a label is an index into them.
+    pixels, labels
+        The images, channels last as they are stored, and their labels.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    pixels: Pixels
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+
+    def at(self, index: Int64[Tensor, " chosen"]) -> Self:
+        """Some of the images, in that order."""
+        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
+
+    def moments(self) -> tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]]:
+        """Mean and standard deviation of each channel, over all pixels of all images."""
+        chunks = [chunk.double() for chunk in self.pixels.flatten(0, 2).split(1 << 20)]
+        count = sum(len(chunk) for chunk in chunks)
+        mean = sum((chunk.sum(0) for chunk in chunks), start=chunks[0].new_zeros(())) / count
+        variance = sum(((chunk - mean).square().sum(0) for chunk in chunks), start=chunks[0].new_zeros(())) / count
+        # A channel that is constant is left unscaled.
+        return mean.float(), variance.sqrt().clamp(min=1.0).float()
+
+    def with_label_noise(self, share: float, generator: torch.Generator) -> Self:
+        """Replace the labels of a random ``share`` of the images by classes drawn uniformly."""
+        noisy = torch.randperm(len(self), generator=generator)[: round(share * len(self))]
+        labels = self.labels.clone()
+        labels[noisy] = torch.randint(len(self.classes), noisy.shape, generator=generator).to(labels.device)
+        return replace(self, labels=labels)
+
+
+class Loader:
+    """Shuffled, augmented batches of one data set; each :func:`iter` is one epoch of whole batches.
+
+    The last images of a shuffle that fill no batch are left out, so that every cost is a mean over equally
+    many images.
+
+    Parameters
+    ----------
+    dataset
+        The images, on the device where the batches are wanted.
+    moments
+        Mean and standard deviation that normalise each channel (:meth:`Dataset.moments`).
+    batch
+        Images in a batch.
+    crop
+        Each image is padded by that many black pixels and cropped to its size at a random place of its own.
+    flip
+        Mirror each image with probability 1/2.
+    generator
+        Draws order, crops and flips, on the CPU.
+
+    Raises
+    ------
+    DataError
+        If there are fewer images than a batch needs.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        moments: tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]],
+        batch: int,
+        crop: int,
+        flip: bool,
+        generator: torch.Generator,
+    ) -> None:
+        if len(dataset) < batch:
+            raise DataError(f"batch = {batch}: more than the {len(dataset)} images of a split of {dataset.name}")
+        self.dataset, self.batch, self.crop, self.flip, self.generator = dataset, batch, crop, flip, generator
+        self.height, self.width = dataset.pixels.shape[1:3]
+        # One border for the whole data set instead of one for each batch.
+        self._padded = F.pad(dataset.pixels, (0, 0, crop, crop, crop, crop))
+        self._mean, self._deviation = moments
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.batch
+
+    def __iter__(self) -> Iterator[tuple[Images, Labels]]:
+        order = torch.randperm(len(self.dataset), generator=self.generator).to(self._padded.device)
+        for index in order[: len(self) * self.batch].split(self.batch):
+            yield self._augmented(index), self.dataset.labels[index]
+
+    def _augmented(self, index: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channel height width"]:
+        rows, columns = torch.arange(self.height), torch.arange(self.width)
+        top, left = torch.randint(2 * self.crop + 1, (2, len(index), 1), generator=self.generator)
+        mirrored = torch.rand(len(index), 1, generator=self.generator) < (0.5 if self.flip else 0.0)
+        rows = top + rows
+        columns = left + torch.where(mirrored, columns.flip(0), columns)
+        device = self._padded.device
+        rows, columns = rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
+        pixels = self._padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return ((pixels.float() - self._mean) / self._deviation).permute(0, 3, 1, 2)
+
+
+def load(name: str, image_size: int | None = None, images: int | None = None, seed: int = 0) -> Dataset:
+    """Load a data set by name.
+
+    Parameters
+    ----------
+    name
+        ``digits``, ``cifar10`` or ``folder:PATH``.
+    image_size
+        Resize to squares of that many pixels; ``None`` keeps the size.
+    images
+        Keep a random subset of that many images.
+    seed
+        Draws the subset.
+
+    Raises
+    ------
+    DataError
+        If there is no such data set, or its files are missing, broken or not all of one size.
+    """
+    if name == "digits":
+        source = _digits(seed, images)
+    elif name == "cifar10":
+        source = _cifar10(seed, images, image_size)
+    elif name.startswith("folder:") and name != "folder:":
+        path = Path(name.removeprefix("folder:")).expanduser()
+        source = _folder(path, f"image folder {path.name}", seed, images, image_size)
+    else:
+        raise DataError(f"data = {name!r}: no such data set; allowed: digits, cifar10, folder:PATH")
+    if image_size is not None and source.pixels.shape[1:3] != (image_size, image_size):
+        source = replace(source, pixels=_resized(source.pixels, image_size))
+    return source
+
+
+def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tensor, " chosen"]:
+    if images is not None and images > total:
+        raise DataError(f"images = {images}: {name} has only {total}")
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:images]
+
+
+def _digits(seed: int, images: int | None) -> Dataset:
+    digits = load_digits()
+    pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[..., None]
+    everything = Dataset("digits (scikit-learn)", tuple("0123456789"), pixels, torch.from_numpy(digits.target).long())
+    return everything.at(_subset(len(pixels), images, seed, "digits"))
+
+
+def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
+    root = Path(os.environ.get("WIRING_DATA", "data"))
+    for tree in (root, root / "cifar10"):
+        if (tree / "train").is_dir():
+            jpeg = next((tree / "train").glob("*/*.jp*g"), None) is not None
+            name = "CIFAR-10 (JPEG copy)" if jpeg else "CIFAR-10 (image folder)"
+            return _folder(tree, name, seed, images, image_size)
+    try:
+        # torchvision compares the checksums of its files before it opens them.
+        source = CIFAR10(str(root), train=True, download=not (root / CIFAR10.base_folder).is_dir())
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"data = 'cifar10': nothing usable in {root} (the folder that WIRING_DATA names: torchvision's "
+            f"{CIFAR10.base_folder}/, or train/<class>/ images), and torchvision could not fetch it: {reason}"
+        ) from error
+    everything = Dataset("CIFAR-10", tuple(source.classes), torch.from_numpy(source.data), torch.tensor(source.targets))
+    return everything.at(_subset(len(everything), images, seed, "CIFAR-10"))
+
+
+def _folder(path: Path, name: str, seed: int, images: int | None, image_size: int | None) -> Dataset:
+    """Read an image-folder tree, ``PATH/train/<class>/*`` or ``PATH/<class>/*``; only the subset is decoded."""
+    root = path / "train" if (path / "train").is_dir() else path
+    if not root.is_dir():
+        raise DataError(f"data = 'folder:{path}': no such folder")
+    try:
+        tree = ImageFolder(str(root))
+    except (FileNotFoundError, OSError) as error:
+        # torchvision names the empty classes, or says that there is no class folder.
+        raise DataError(f"data = 'folder:{path}': {str(error).splitlines()[0]}") from error
+    if len(tree.classes) < 2:
+        raise DataError(f"data = 'folder:{path}': only one class folder, {tree.classes[0]!r}; give two or more")
+    chosen = _subset(len(tree), images, seed, name)
+    pixels: list[np.ndarray] = []
+    for index in tqdm(chosen.tolist(), desc=f"reading {name}", disable=None, leave=False):
+        file, _ = tree.samples[index]
+        try:
+            with Image.open(file) as image:
+                image = image.convert("RGB")
+                if image_size is not None:
+                    image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+                pixels.append(np.asarray(image))
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"data = 'folder:{path}': {file} is not a readable image ({error})") from error
+        if pixels[-1].shape != pixels[0].shape:
+            sizes = " and ".join("x".join(map(str, p.shape[1::-1])) for p in (pixels[0], pixels[-1]))
+            raise DataError(f"data = 'folder:{path}': images of {sizes} pixels ({file}); give image_size")
+    labels = torch.tensor(tree.targets)[chosen]
+    return Dataset(name, tuple(tree.classes), torch.from_numpy(np.stack(pixels)), labels)
+
+
+def _resized(pixels: Pixels, size: int) -> Pixels:
+    parts = [resize(part.permute(0, 3, 1, 2), [size, size], antialias=True) for part in pixels.split(4096)]
+    return torch.cat(parts).permute(0, 2, 3, 1).contiguous()

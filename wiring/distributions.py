@@ -1,0 +1,124 @@
+"""The searchers: architecture parameters α, how gates are drawn from them, and α's gradient.
+
+All of them descend the same local cost ``C = <dL/dX, O(X)>`` (the paper's unified view):
+
+- DARTS, ``w = softmax(α)``:               ``dL/dα_s = w_s (C_s - Σ_k w_k C_k)``
+- SNAS, ``Z = softmax((α + Gumbel)/τ)``:   ``dL/dα_s = Z_s (C_s - Σ_k Z_k C_k) / τ``
+- DSNAS, one-hot ``Z ~ softmax(α)``:       ``dL/dα_s = C(Z) d log p(Z) / dα_s = C(Z) (Z_s - p_s)``
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wiring.gates import Gates
+from wiring.topology import Topology
+
+Alpha = Float[Tensor, "kind edge operation"]
+
+
+class Distribution(nn.Module):
+    """Architecture parameters α and the gates drawn from them; cells of one kind share a draw.
+
+    Parameters
+    ----------
+    topology
+        Gives the edges and the operations allowed on them; the others have probability 0.
+    kinds
+        For each cell the row of α it uses (``Supernet.kinds``).
+    mean, std
+        α starts at ``mean + std * N(0, 1)``.
+    generator
+        Draws the start, on the CPU.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        kinds: list[int],
+        mean: float = 0.0,
+        std: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        allowed = topology.allowed()
+        noise = torch.randn(max(kinds) + 1, *allowed.shape, generator=generator)
+        self.alpha = nn.Parameter(mean + std * noise)
+        self.kinds = kinds
+        self.allowed = allowed
+        self.register_buffer("forbidden", ~allowed, persistent=False)
+
+    def log_probability(self) -> Alpha:
+        """``log softmax(α)`` over the allowed operations, ``-inf`` for the others."""
+        forbidden: Tensor = self.forbidden
+        return self.alpha.masked_fill(forbidden, -torch.inf).log_softmax(-1)
+
+    def probability(self) -> Alpha:
+        return self.log_probability().exp()
+
+    def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
+        """Gates for one forward pass. Randomness comes from the CPU ``generator``; only SNAS has a temperature."""
+        raise NotImplementedError
+
+    def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
+        """Add to ``alpha.grad`` what back-propagation through the gates does not bring."""
+
+    def _relaxed(self, weights: Alpha) -> Gates:
+        active = self.allowed.expand(len(self.kinds), -1, -1)
+        return Gates(weights[self.kinds], active, hard=False)
+
+
+class DARTS(Distribution):
+    """``w = softmax(α)`` weighs all operations (Liu et al., 2019)."""
+
+    def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
+        return self._relaxed(self.probability())
+
+
+class SNAS(Distribution):
+    """``Z = softmax((α + G)/τ)`` with Gumbel noise G weighs all operations (Xie et al., 2019)."""
+
+    def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
+        gumbel = -torch.empty(self.alpha.shape).exponential_(generator=generator).log()
+        perturbed = self.log_probability() + gumbel.to(self.alpha.device, self.alpha.dtype)
+        return self._relaxed((perturbed / temperature).softmax(-1))
+
+
+class DSNAS(Distribution):
+    """One-hot ``Z ~ softmax(α)``; α learns from the score function times the cost (Hu et al., 2020).
+
+    Parameters
+    ----------
+    clamp
+        An edge's cost, summed over the cells that share its draw, is clamped to ``[-clamp, clamp]``.
+    """
+
+    clamp = 5.0
+
+    def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
+        probability = self.probability().detach().cpu()
+        chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
+        one_hot = torch.zeros_like(probability.flatten(0, 1)).scatter_(1, chosen, 1.0).view_as(probability)
+        active = one_hot[self.kinds]
+        return Gates(active.to(self.alpha.device), active.bool(), hard=True)
+
+    @torch.no_grad()
+    def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
+        probability = self.probability()
+        gradient = torch.zeros_like(self.alpha)
+        for kind in range(len(self.alpha)):
+            cells = [cell for cell, own in enumerate(self.kinds) if own == kind]
+            edge_cost = costs[cells].nansum((0, 2)).clamp(-self.clamp, self.clamp)
+            gradient[kind] = edge_cost[:, None] * (gates.values[cells[0]] - probability[kind])
+        self.alpha.grad = gradient if self.alpha.grad is None else self.alpha.grad + gradient
+
+
+class Uniform(DSNAS):
+    """One-hot, every allowed operation equally often; α is zero and fixed."""
+
+    def __init__(self, topology: Topology, kinds: list[int]) -> None:
+        super().__init__(topology, kinds)
+        self.alpha.requires_grad_(False)
+
+
+SEARCHERS: dict[str, type[Distribution]] = {"darts": DARTS, "snas": SNAS, "dsnas": DSNAS, "uniform": Uniform}

@@ -1,0 +1,165 @@
+"""An experiment is data: one frozen dataclass, and the presets, which the command line and the chapters share.
+
+>>> replace(PRESETS["p1-quick"], epochs=5, seed=1)
+"""
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from wiring.topology import MINIMAL, TOPOLOGIES, Topology
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _named(topology: Any) -> Any:
+    if isinstance(topology, str):
+        if topology not in TOPOLOGIES:
+            raise ValueError(f"no such topology; allowed: {', '.join(TOPOLOGIES)}")
+        return TOPOLOGIES[topology]
+    return topology
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+class Experiment:
+    """One search, to the last setting. The defaults are the authors' settings for DSNAS (their published code).
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If a value has the wrong type or is out of bounds; it names the field, the value and what is allowed.
+    """
+
+    topology: Annotated[Topology, BeforeValidator(_named)] = MINIMAL
+    """the cell: a name (minimal, simplified, darts) or, in Python, any Topology"""
+    cells: Count = 8
+    """number of cells"""
+    reductions: tuple[int, ...] = ()
+    """the numbers of the cells that halve the resolution, as [2,5]"""
+    channels: Count = 16
+    """channels of a node in the first cell"""
+
+    data: str = "cifar10"
+    """digits, cifar10 or folder:PATH"""
+    image_size: Count | None = None
+    """resize images to squares of that many pixels"""
+    images: Count | None = None
+    """use a random subset of that many images"""
+    label_noise: Share = 0.0
+    """share of the images whose label is redrawn uniformly"""
+    crop: Annotated[int, Field(ge=0)] = 4
+    """pixels of padding for the random crop"""
+    flip: bool = True
+    """mirror images at random"""
+
+    searcher: Literal["darts", "snas", "dsnas", "uniform"] = "dsnas"
+    """how gates are drawn from α"""
+    level: Literal["single", "bi"] = "single"
+    """bi: θ learns from one half of the images, α from the other"""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """SNAS: temperature in the first epoch"""
+    final_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """SNAS: temperature in the last epoch, reached geometrically"""
+    alpha_mean: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """α starts at alpha_mean + alpha_std * N(0, 1)"""
+    alpha_std: Rate = 0.01
+    """see alpha_mean"""
+
+    epochs: Count = 150
+    """passes over the (training) images"""
+    batch: Count = 96
+    """images in a batch"""
+    theta_lr: Rate = 0.025
+    """SGD's learning rate for θ in the first epoch"""
+    theta_lr_min: Rate = 0.001
+    """and the one it falls to, along a cosine"""
+    theta_momentum: Share = 0.9
+    """SGD's momentum"""
+    theta_weight_decay: Rate = 3e-4
+    """SGD's weight decay"""
+    clip: Annotated[float, Field(gt=0)] = 5.0
+    """largest norm of θ's gradient"""
+    alpha_lr: Rate = 3e-4
+    """Adam's learning rate for α"""
+    alpha_betas: tuple[Share, Share] = (0.5, 0.999)
+    """Adam's betas"""
+    alpha_weight_decay: Rate = 1e-3
+    """Adam's weight decay"""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """draws weights, α, subset, order, augmentation and architectures"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """where it runs"""
+    threads: Count = 1
+    """CPU threads of the run; other numbers change its last digits"""
+    bf16: bool = False
+    """forward passes in bfloat16 where that is safe (autocast)"""
+
+
+_ADAPTER = TypeAdapter(Experiment)
+
+
+def to_json(experiment: Experiment) -> str:
+    return _ADAPTER.dump_json(experiment, indent=1).decode()
+
+
+def from_json(text: str | bytes) -> Experiment:
+    """Read an experiment back. Raises pydantic.ValidationError, see :func:`explain`."""
+    return _ADAPTER.validate_json(text)
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The fields as JSON types."""
+    fields: dict[str, Any] = _ADAPTER.dump_python(experiment, mode="json")
+    return fields
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of a validation, in one line: field, value, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"])) or "experiment"
+    return f"{field} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def check_device(experiment: Experiment) -> None:
+    """Raise ValueError where the experiment's device is not there."""
+    if experiment.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device = 'cuda': this machine has no usable CUDA device; allowed here: cpu")
+
+
+_P1 = Experiment(device="cuda")
+_P1_REFERENCE = replace(
+    _P1,
+    device="cpu",
+    image_size=16,
+    images=10_000,
+    crop=2,
+    channels=8,
+    epochs=40,
+    theta_lr=0.005,
+    theta_lr_min=0.0005,
+    alpha_lr=3e-3,
+)
+_P1_QUICK = replace(
+    _P1_REFERENCE,
+    data="digits",
+    image_size=None,
+    images=None,
+    crop=1,
+    flip=False,
+    cells=2,
+    batch=64,
+    epochs=40,
+)
+
+#: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
+PRESETS: dict[str, Experiment] = {
+    "p1-quick": _P1_QUICK,
+    "p1-reference": _P1_REFERENCE,
+    "p1-paper": _P1,
+}

@@ -1,0 +1,310 @@
+"""The search: θ and α trained together, on the same images (single-level) or on two halves (bi-level).
+
+>>> record = run(PRESETS["p1-quick"])                    # in memory
+>>> record = run(PRESETS["p1-reference"], "runs/p1")     # on disk, and resumed where it stopped
+"""
+
+import hashlib
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+from tqdm.auto import tqdm
+
+from wiring import datasets, records
+from wiring.costs import CostProbe, Statistics
+from wiring.datasets import Dataset, Labels, Loader
+from wiring.distributions import SEARCHERS, Distribution, Uniform
+from wiring.evidence import dropped
+from wiring.experiments import Experiment, check_device, to_json
+from wiring.operations import Images
+from wiring.records import GROUPS, Record
+from wiring.supernet import Supernet
+
+#: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
+LEVELS = {
+    "single": (("training", ("theta", "alpha")),),
+    "bi": (("search", ("alpha",)), ("training", ("theta",))),
+}
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number."""
+
+
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator of its own for every purpose, so that one searcher's draws do not shift another's images."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+class Search:
+    """A search between two epochs: everything that :meth:`state_dict` must hold to go on exactly.
+
+    Parameters
+    ----------
+    experiment
+        What to run.
+    dataset
+        Its images (:func:`wiring.datasets.load`).
+    """
+
+    def __init__(self, experiment: Experiment, dataset: Dataset) -> None:
+        self.experiment = e = experiment
+        self.device = torch.device(e.device)
+        self.data_name = dataset.name
+        dataset = dataset.with_label_noise(e.label_noise, generator(e.seed, "labels")).to(self.device)
+
+        self.generators = {name: generator(e.seed, name) for name in ("batches", "architectures")}
+        moments = dataset.moments()
+        self.phases = LEVELS[e.level]
+        order = torch.randperm(len(dataset), generator=generator(e.seed, "split")).to(self.device)
+        parts = order.split(-(-len(dataset) // len(self.phases)))
+        self.loaders = {
+            split: Loader(dataset.at(part), moments, e.batch, e.crop, e.flip, self.generators["batches"])
+            for (split, _), part in zip(self.phases, parts, strict=True)
+        }
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(e.seed, "weights").initial_seed())
+            channels = dataset.pixels.shape[-1]
+            supernet = Supernet(e.topology, e.cells, e.channels, len(dataset.classes), channels, e.reductions)
+        self.supernet = supernet.to(self.device)
+        self.distribution = _distribution(e, supernet.kinds).to(self.device)
+        theta, alpha = list(self.supernet.parameters()), self.distribution.alpha
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "theta": torch.optim.SGD(
+                theta, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay
+            )
+        }
+        if alpha.requires_grad:
+            self.optimisers["alpha"] = torch.optim.Adam(
+                [alpha], lr=e.alpha_lr, betas=e.alpha_betas, weight_decay=e.alpha_weight_decay
+            )
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimisers["theta"], T_max=e.epochs, eta_min=e.theta_lr_min
+        )
+        self.epoch = 0
+        self.seconds = 0.0
+        self.history: dict[str, list[Tensor]] = {"alpha": [], "probability": []}
+        self._remember_alpha()
+
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return min(len(loader) for loader in self.loaders.values())
+
+    def run_epoch(self) -> Iterator[None]:
+        """One epoch, step by step."""
+        started = time.perf_counter()
+        e, shape = self.experiment, self.supernet.shape
+        progress = self.epoch / max(1, e.epochs - 1)
+        temperature = e.temperature * (e.final_temperature / e.temperature) ** progress
+        splits = [split for split, _ in self.phases]
+        costs = {split: Statistics(shape, self.device) for split in splits}
+        cell_costs = {split: Statistics(shape[:1], self.device) for split in splits}
+        sums = {split: torch.zeros(len(GROUPS), 5, dtype=torch.float64, device=self.device) for split in splits}
+        with CostProbe(self.supernet) as probe:
+            for batches in zip(*self.loaders.values(), strict=False):
+                for (split, learners), (images, labels) in zip(self.phases, batches, strict=True):
+                    sums[split] += self._learn(images, labels, learners, temperature, probe)
+                    costs[split].update(probe.costs)
+                    cell_costs[split].update(probe.cell_costs)
+                yield
+        self.schedule.step()
+        self.epoch += 1
+        self._remember_alpha()
+        for prefix, statistics in (("cost", costs), ("cell_cost", cell_costs)):
+            results = [statistics[split].result() for split in splits]
+            for key in results[0]:
+                self._remember(f"{prefix}_{key}", torch.stack([result[key] for result in results]))
+        self._remember("sums", torch.stack([sums[split] for split in splits]).cpu())
+        self.seconds += time.perf_counter() - started
+        if not self.history["sums"][-1].isfinite().all():
+            raise Diverged(
+                f"loss or cost is not finite in epoch {self.epoch}; try a smaller theta_lr ({e.theta_lr}) "
+                f"or clip ({e.clip})"
+            )
+
+    def _learn(
+        self, images: Images, labels: Labels, learners: tuple[str, ...], temperature: float, probe: CostProbe
+    ) -> Float[Tensor, "group quantity"]:
+        """One forward and backward pass and the learners' updates; returns the batch's sums (see ``_sums``)."""
+        # Where θ does not learn, its gradient is not computed either; the costs are.
+        self.supernet.requires_grad_("theta" in learners)
+        self.supernet.zero_grad(set_to_none=True)
+        self.distribution.zero_grad(set_to_none=True)
+        gates = self.distribution.draw(self.generators["architectures"], temperature)
+        with torch.autocast(self.device.type, torch.bfloat16) if self.experiment.bf16 else nullcontext():
+            logits = self.supernet(images, gates).float()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        losses.mean().backward()
+        self.distribution.add_gradient(gates, probe.costs)
+        if "theta" in learners:
+            clip_grad_norm_(self.supernet.parameters(), self.experiment.clip)
+        for name in learners:
+            if name in self.optimisers:
+                self.optimisers[name].step()
+        return _sums(logits.detach(), labels, losses.detach(), probe.cell_per_image[:, -1])
+
+    def record(self) -> Record:
+        """What the epochs so far have shown."""
+        arrays = {name: torch.stack(steps).numpy() for name, steps in self.history.items() if name != "sums"}
+        frame = _scalars(torch.stack(self.history["sums"]).numpy(), [split for split, _ in self.phases])
+        return Record(self.experiment, frame, arrays, self._provenance())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The search's whole state, of tensors and plain values only."""
+        return {
+            "experiment": to_json(self.experiment),
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "supernet": self.supernet.state_dict(),
+            "distribution": self.distribution.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "schedule": self.schedule.state_dict(),
+            "generators": {name: own.get_state() for name, own in self.generators.items()},
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state. Raises ValueError if it is another experiment's."""
+        if state["experiment"] != to_json(self.experiment):
+            raise ValueError("the checkpoint belongs to another experiment")
+        self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
+        self.supernet.load_state_dict(state["supernet"])
+        self.distribution.load_state_dict(state["distribution"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.schedule.load_state_dict(state["schedule"])
+        for name, own in self.generators.items():
+            own.set_state(state["generators"][name])
+
+    def _remember(self, name: str, value: Tensor) -> None:
+        self.history.setdefault(name, []).append(value)
+
+    def _remember_alpha(self) -> None:
+        self._remember("alpha", self.distribution.alpha.detach().cpu().clone())
+        self._remember("probability", self.distribution.probability().detach().cpu())
+
+    def _provenance(self) -> dict[str, Any]:
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        return {
+            "data": self.data_name,
+            "images": {split: len(loader.dataset) for split, loader in self.loaders.items()},
+            "device": f"{self.device.type} ({name})",
+            "threads": torch.get_num_threads(),
+            "seconds": round(self.seconds, 1),
+            "finished": time.strftime("%Y-%m-%d"),
+            "versions": {
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("wiring", "torch", "torchvision", "numpy")},
+            },
+        }
+
+
+def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
+    """Run a search to its end, showing progress on a terminal.
+
+    Parameters
+    ----------
+    experiment
+        What to run.
+    folder
+        Where to keep it. An unfinished run of the same experiment there is resumed after its last whole epoch, a
+        finished one is read. ``None`` keeps nothing.
+
+    Raises
+    ------
+    ValueError
+        Before anything is written: no such device or data set (:class:`wiring.datasets.DataError`), or the folder
+        holds something else or a damaged run (:class:`wiring.records.RecordError`).
+    Diverged
+        If the loss stops being a number; the last checkpoint stays.
+    """
+    check_device(experiment)
+    path = None if folder is None else Path(folder)
+    state = None
+    if path is not None and (path / "experiment.json").exists():
+        records.open_run(path, experiment)
+        if records.is_done(path):
+            return records.load(path)
+        state = records.load_checkpoint(path)
+    dataset = datasets.load(experiment.data, experiment.image_size, experiment.images, experiment.seed)
+    search = Search(experiment, dataset)
+    if state is not None:
+        search.load_state_dict(state)
+    if path is not None:
+        records.open_run(path, experiment)
+    with tqdm(
+        total=experiment.epochs * search.steps(), initial=search.epoch * search.steps(), disable=None, unit="step"
+    ) as bar:
+        while search.epoch < experiment.epochs:
+            bar.set_description(f"epoch {search.epoch + 1}/{experiment.epochs}")
+            for _ in search.run_epoch():
+                bar.update()
+            bar.set_postfix(_summary(search))
+            if path is not None:
+                records.save_checkpoint(path, search.state_dict())
+    record = search.record()
+    if path is not None:
+        records.save(path, record)
+    return record
+
+
+def _distribution(e: Experiment, kinds: list[int]) -> Distribution:
+    searcher = SEARCHERS[e.searcher]
+    if issubclass(searcher, Uniform):
+        return searcher(e.topology, kinds)
+    return searcher(e.topology, kinds, e.alpha_mean, e.alpha_std, generator(e.seed, "alpha"))
+
+
+def _sums(
+    logits: Float[Tensor, "batch class"],
+    labels: Labels,
+    losses: Float[Tensor, " batch"],
+    cost_shares: Float[Tensor, " batch"],
+) -> Float[Tensor, "group quantity"]:
+    """For all, correct and wrong images: the sums of 1, correctness, loss, entropy and cost at the last cell."""
+    log_p = logits.log_softmax(1)
+    entropies = -(log_p.exp() * log_p).sum(1)
+    correct = (logits.argmax(1) == labels).double()
+    groups = torch.stack([torch.ones_like(correct), correct, 1 - correct])
+    # The loss is the batch mean, so an image's share of the cost is 1/batch of its own.
+    quantities = torch.stack(
+        [groups[0], correct, losses.double(), entropies.double(), cost_shares.double() * len(labels)], dim=1
+    )
+    return groups @ quantities
+
+
+def _scalars(sums: np.ndarray, splits: list[str]) -> pd.DataFrame:
+    """Tidy means from sums of shape (epochs, splits, groups, 5)."""
+    rows = [
+        {"epoch": epoch + 1, "split": split, "group": group, "images": int(count)}
+        | dict(zip(("accuracy", "loss", "entropy", "cost"), (totals / count if count else totals * np.nan), strict=True))
+        for epoch, of_splits in enumerate(sums)
+        for split, of_groups in zip(splits, of_splits, strict=True)
+        for group, (count, *rest) in zip(GROUPS, of_groups, strict=True)
+        for totals in [np.array(rest)]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _summary(search: Search) -> dict[str, str]:
+    count, correct, loss, *_ = search.history["sums"][-1].sum(0)[0].tolist()
+    probability = search.history["probability"][-1].numpy()
+    return {
+        "loss": f"{loss / count:.3f}",
+        "accuracy": f"{correct / count:.3f}",
+        "dropped": f"{dropped(probability).sum()}/{dropped(probability).size}",
+    }

@@ -1,0 +1,166 @@
+"""The supernet: stem, a chain of cells that hold every candidate operation, and a classifier without bias.
+
+>>> supernet = Supernet(MINIMAL, cells=8, channels=16, classes=10)
+>>> logits = supernet(images, gates)
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wiring.gates import Gates, mix
+from wiring.operations import OPERATIONS, FactorizedReduce, Images, Node, ReLUConvBN
+from wiring.topology import Topology
+
+OneGate = Float[Tensor, " batch"]
+
+
+class Cell(nn.Module):
+    """One cell of the supernet.
+
+    Parameters
+    ----------
+    topology
+        Its nodes, edges, candidates and output.
+    sources
+        For each input node the channels of the cell it reads, and whether that cell's resolution is twice
+        this one's input resolution.
+    channels
+        The width of every node.
+    stride
+        2 in a reduction cell: the edges from the input nodes halve the resolution.
+    """
+
+    def __init__(self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int) -> None:
+        super().__init__()
+        self.topology, self.channels = topology, channels
+        self.shrinking = stride * (2 if sources[-1][1] else 1)
+        self.inputs = nn.ModuleList(
+            (FactorizedReduce if twice else ReLUConvBN)(width, channels) for width, twice in sources
+        )
+        self.edges = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    name: build(channels, stride if topology.is_input_edge(edge) else 1)
+                    for name in names
+                    if (build := OPERATIONS[name]) is not None
+                }
+            )
+            for edge, names in enumerate(topology.candidates)
+        )
+
+    def forward(
+        self, inputs: list[Node], gates: list[list[OneGate]], active: list[list[bool]], hard: bool
+    ) -> Float[Tensor, "batch output_channels output_height output_width"]:
+        """Run the active operations of the edges; ``gates`` and ``active`` are indexed ``[edge][operation]``."""
+        running = [
+            [(k, edge[name]) for k, name in enumerate(OPERATIONS) if name in edge and on[k]]
+            for edge, on in zip(self.edges, active, strict=True)
+        ]
+        read = {i for (i, _), operations in zip(self.topology.edges, running, strict=True) if operations}
+        # A node that nothing reaches is zero, and so is every operation of it: it stays None and costs nothing.
+        nodes: list[Node | None] = [
+            Node(self.inputs[i](node)) if i in read else None for i, node in enumerate(inputs)
+        ]
+        for j in self.topology.intermediate:
+            outputs, weights = [], []
+            for number, (i, end) in enumerate(self.topology.edges):
+                if end == j and (node := nodes[i]) is not None:
+                    for k, operation in running[number]:
+                        outputs.append(operation(node))
+                        weights.append(gates[number][k])
+            nodes.append(Node(mix(outputs, weights, hard)) if outputs else None)
+        zeros = self._zeros(inputs[-1].x)
+        return torch.cat([zeros if (node := nodes[j]) is None else node.x for j in self.topology.output], dim=1)
+
+    def _zeros(self, last: Images) -> Images:
+        """A node's feature map that nothing reached; ``last`` is what the last input node reads."""
+        height, width = (-(-size // self.shrinking) for size in last.shape[2:])
+        return last.new_zeros(()).expand(len(last), self.channels, height, width)
+
+
+class Supernet(nn.Module):
+    """A classifier that contains every architecture of its search space.
+
+    Parameters
+    ----------
+    topology
+        The topology of every cell.
+    cells
+        Number of cells L.
+    channels
+        Width C of a node in the first cell; it doubles in every reduction cell.
+    classes
+        Number of classes.
+    image_channels
+        Channels of an image.
+    reductions
+        The numbers of the cells that halve the resolution; none in the paper.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, a reduction names no cell, or an input node would read a cell of four
+        times its own resolution.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        cells: int,
+        channels: int,
+        classes: int,
+        image_channels: int = 3,
+        reductions: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "cells": cells, "channels": channels, "classes": classes, "image_channels": image_channels
+        }.items():
+            if value < 1:
+                raise ValueError(f"{name} = {value}: must be at least 1")
+        if unknown := set(reductions) - set(range(cells)):
+            raise ValueError(f"reductions = {reductions}: no cell {min(unknown)} among {cells} cells")
+        self.topology = topology
+        self.classes = classes
+        #: Which row of the architecture parameters a cell uses: 0 normal, 1 reduction.
+        self.kinds = [int(cell in reductions) for cell in range(cells)]
+
+        width, halvings = 3 * channels, 0
+        self.stem = nn.Sequential(
+            nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width, track_running_stats=False),
+        )
+        outputs = [(width, halvings)]
+        self.cells = nn.ModuleList()
+        for cell in range(cells):
+            sources = [outputs[max(0, len(outputs) - back)] for back in topology.inputs]
+            if any(halvings - at > 1 for _, at in sources):
+                raise ValueError(f"reductions = {reductions}: cell {cell} would read across two of them")
+            stride = 2 if cell in reductions else 1
+            channels *= stride
+            self.cells.append(Cell(topology, [(c, at < halvings) for c, at in sources], channels, stride))
+            halvings += stride - 1
+            outputs.append((channels * len(topology.output), halvings))
+        self.classifier = nn.Linear(outputs[-1][0], classes, bias=False)
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of its gates: (cells, edges, operations)."""
+        return len(self.cells), len(self.topology.edges), len(OPERATIONS)
+
+    def forward(self, images: Images, gates: Gates) -> Float[Tensor, "batch class"]:
+        """The logits of the images under the gates."""
+        cells, edges, operations = self.shape
+        # One tensor per gate, cut out by a single node of the graph: their gradients come back in one stack.
+        values = gates.values.expand(len(images), *self.shape).movedim(0, -1).flatten(0, 2).unbind()
+        active = gates.active.tolist()
+        outputs = [Node(self.stem(images.contiguous(memory_format=torch.channels_last)))]
+        for number, cell in enumerate(self.cells):
+            inputs = [outputs[max(0, len(outputs) - back)] for back in self.topology.inputs]
+            first = number * edges * operations
+            own = [list(values[first + e * operations : first + (e + 1) * operations]) for e in range(edges)]
+            outputs.append(Node(cell(inputs, own, active[number], gates.hard)))
+        logits: Tensor = self.classifier(outputs[-1].x.mean((2, 3)))
+        return logits

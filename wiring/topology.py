@@ -1,0 +1,134 @@
+"""A cell's topology: its nodes, its edges, the operations each edge may carry, and its output.
+
+Everything an experiment varies about the wiring is a value of :class:`Topology`; there are no flags:
+
+>>> control = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_conv_5x5").with_output(3)
+"""
+
+from dataclasses import replace
+from typing import Self
+
+import torch
+from jaxtyping import Bool
+from pydantic import ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from wiring.operations import NAMES
+
+Edge = tuple[int, int]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Topology:
+    """A directed acyclic graph of input, intermediate and output nodes.
+
+    Parameters
+    ----------
+    inputs
+        One entry per input node, numbered from 0: how many cells back it reads. ``(2, 1)``: node 0 is the
+        output of the cell before last, node 1 that of the last cell.
+    edges
+        Pairs ``(i, j)``, ``i < j``, of input or intermediate nodes, in the order in which edges are numbered.
+    candidates
+        For each edge the names of the operations it may carry, in the paper's order.
+    output
+        The intermediate nodes that are concatenated to the cell's output.
+    """
+
+    inputs: tuple[int, ...]
+    edges: tuple[Edge, ...]
+    candidates: tuple[tuple[str, ...], ...]
+    output: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        first = len(self.inputs)
+        if not first or min(self.inputs) < 1:
+            raise ValueError(f"inputs {self.inputs}: give for each input node how many cells back it reads, 1 or more")
+        if len(set(self.edges)) < len(self.edges):
+            raise ValueError(f"edges {self.edges}: an edge stands twice")
+        for i, j in self.edges:
+            if not (0 <= i < j and j >= first):
+                raise ValueError(f"edge {(i, j)}: an edge (i, j) needs 0 <= i < j and must not end at an input node")
+        if len(self.candidates) != len(self.edges):
+            raise ValueError(f"candidates: {len(self.candidates)} sets for {len(self.edges)} edges; give one an edge")
+        for edge, names in zip(self.edges, self.candidates, strict=True):
+            if unknown := set(names) - set(NAMES):
+                raise ValueError(f"edge {edge}: unknown operation {sorted(unknown)[0]!r}; allowed: {', '.join(NAMES)}")
+            if not names or list(names) != sorted(set(names), key=NAMES.index):
+                raise ValueError(f"edge {edge}: operations {names}; give at least one, each once, in the paper's order")
+        if not self.output or len(set(self.output)) < len(self.output) or min(self.output) < first:
+            raise ValueError(f"output {self.output}: name at least one intermediate node ({first} or more), each once")
+        return self
+
+    @property
+    def nodes(self) -> int:
+        """How many input and intermediate nodes there are; the output node is not counted."""
+        return 1 + max([len(self.inputs) - 1, *self.output, *(j for _, j in self.edges)])
+
+    @property
+    def intermediate(self) -> range:
+        return range(len(self.inputs), self.nodes)
+
+    def allowed(self) -> Bool[Tensor, "edge operation"]:
+        """Which operation an edge may carry."""
+        allowed = [[name in names for name in NAMES] for names in self.candidates]
+        return torch.tensor(allowed, dtype=torch.bool).reshape(-1, len(NAMES))
+
+    def is_input_edge(self, edge: int) -> bool:
+        """Whether the edge of that number starts at an input node; the others join two intermediate nodes."""
+        return self.edges[edge][0] < len(self.inputs)
+
+    def without_edges(self, *edges: Edge) -> Self:
+        """Delete edges; the rest keep their order."""
+        for edge in edges:
+            self._number(edge)
+        kept = [k for k, edge in enumerate(self.edges) if edge not in edges]
+        return replace(
+            self,
+            edges=tuple(self.edges[k] for k in kept),
+            candidates=tuple(self.candidates[k] for k in kept),
+        )
+
+    def with_operations(self, edge: Edge, *names: str) -> Self:
+        """Let an edge carry these operations only; one name fixes it."""
+        number = self._number(edge)
+        return replace(self, candidates=(*self.candidates[:number], names, *self.candidates[number + 1 :]))
+
+    def without_operations(self, *names: str, edge: Edge | None = None) -> Self:
+        """Take operations off one edge, or off every edge."""
+        if unknown := set(names) - set(NAMES):
+            raise ValueError(f"unknown operation {sorted(unknown)[0]!r}; allowed: {', '.join(NAMES)}")
+        at = range(len(self.edges)) if edge is None else [self._number(edge)]
+        return replace(
+            self,
+            candidates=tuple(
+                tuple(name for name in kept if k not in at or name not in names) for k, kept in enumerate(self.candidates)
+            ),
+        )
+
+    def with_output(self, *nodes: int) -> Self:
+        """Concatenate only these intermediate nodes to the cell's output."""
+        return replace(self, output=nodes)
+
+    def _number(self, edge: Edge) -> int:
+        if edge not in self.edges:
+            raise ValueError(f"no edge {edge}; the edges are {', '.join(map(str, self.edges))}")
+        return self.edges.index(edge)
+
+
+def complete(inputs: tuple[int, ...], intermediate: int) -> Topology:
+    """Every earlier node feeds every intermediate node; all operations on every edge; all in the output."""
+    first, nodes = len(inputs), len(inputs) + intermediate
+    edges = tuple((i, j) for j in range(first, nodes) for i in range(j))
+    return Topology(inputs, edges, (NAMES,) * len(edges), tuple(range(first, nodes)))
+
+
+MINIMAL = complete((2, 1), 2)
+
+TOPOLOGIES: dict[str, Topology] = {
+    "minimal": MINIMAL,
+    "simplified": complete((1,), 2),
+    "darts": complete((2, 1), 4),
+}
