@@ -225,8 +225,8 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
     for index in tqdm(chosen.tolist(), desc=f"reading {name}", disable=None, leave=False):
         file, _ = tree.samples[index]
         try:
-            with Image.open(file) as image:
-                image = image.convert("RGB")
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
                 if image_size is not None:
                     image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
                 pixels.append(np.asarray(image))

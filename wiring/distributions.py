@@ -8,7 +8,7 @@ All of them descend the same local cost ``C = <dL/dX, O(X)>`` (the paper's unifi
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wiring.gates import Gates
@@ -32,6 +32,8 @@ class Distribution(nn.Module):
         Draws the start, on the CPU.
     """
 
+    forbidden: Bool[Tensor, "edge operation"]
+
     def __init__(
         self,
         topology: Topology,
@@ -50,8 +52,7 @@ class Distribution(nn.Module):
 
     def log_probability(self) -> Alpha:
         """``log softmax(α)`` over the allowed operations, ``-inf`` for the others."""
-        forbidden: Tensor = self.forbidden
-        return self.alpha.masked_fill(forbidden, -torch.inf).log_softmax(-1)
+        return self.alpha.masked_fill(self.forbidden, -torch.inf).log_softmax(-1)
 
     def probability(self) -> Alpha:
         return self.log_probability().exp()

@@ -39,12 +39,12 @@ def _fate(record: Record) -> tuple[Bool[np.ndarray, "epoch edge"], Bool[np.ndarr
 def recovered(record: Record) -> Bool[np.ndarray, " edge"]:
     """Which edges were dropped at some epoch, and not in the last tenth of the search."""
     over_epochs, late = _fate(record)
-    return over_epochs.any(0) & ~late.any(0)
+    return np.asarray(over_epochs.any(0) & ~late.any(0))
 
 
 def retained(record: Record) -> Bool[np.ndarray, " edge"]:
     """Which edges were not dropped in the last tenth of the search."""
-    return ~_fate(record)[1].any(0)
+    return np.asarray(~_fate(record)[1].any(0))
 
 
 def largest_drop(record: Record) -> float:

@@ -3,6 +3,8 @@
 >>> replace(PRESETS["p1-quick"], epochs=5, seed=1)
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -25,7 +27,7 @@ def _named(topology: Any) -> Any:
     return topology
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
 class Experiment:
     """One search, to the last setting. The defaults are the authors' settings for DSNAS (their published code).
 
@@ -102,6 +104,10 @@ class Experiment:
 
 
 _ADAPTER = TypeAdapter(Experiment)
+#: Field -> what it means.
+DESCRIPTIONS: dict[str, str] = {
+    name: field.get("description", "") for name, field in _ADAPTER.json_schema()["properties"].items()
+}
 
 
 def to_json(experiment: Experiment) -> str:
@@ -115,8 +121,46 @@ def from_json(text: str | bytes) -> Experiment:
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """The fields as JSON types."""
-    fields: dict[str, Any] = _ADAPTER.dump_python(experiment, mode="json")
-    return fields
+    return dict(json.loads(to_json(experiment)))
+
+
+def preset(name: str, **changes: Any) -> Experiment:
+    """A preset with some fields changed.
+
+    Parameters
+    ----------
+    name
+        A key of ``PRESETS``.
+    changes
+        Fields by name, as JSON types (a topology by its name); ``None`` leaves the preset's value.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset or field, or a value does not fit (pydantic.ValidationError).
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r}: no such preset; allowed: {', '.join(PRESETS)}")
+    given = {field: value for field, value in changes.items() if value is not None}
+    return from_json(json.dumps(to_dict(PRESETS[name]) | given))
+
+
+def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Command-line values as JSON types: what is JSON is read as JSON, anything else is a text."""
+
+    def value(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    return {name: value(text) for name, text in texts.items()}
+
+
+def changed(experiment: Experiment) -> dict[str, Any]:
+    """The fields that differ from the authors' settings for DSNAS (the defaults), as JSON types."""
+    authors = to_dict(Experiment())
+    return {name: value for name, value in to_dict(experiment).items() if value != authors[name]}
 
 
 def explain(error: ValidationError) -> str:

@@ -102,9 +102,7 @@ class SeparableConv(nn.Module):
         self.first = nn.Sequential(
             Depthwise(channels, kernel, stride), pointwise(channels, channels), batch_norm(channels)
         )
-        self.second = nn.Sequential(
-            Depthwise(channels, kernel), pointwise(channels, channels), batch_norm(channels)
-        )
+        self.second = nn.Sequential(Depthwise(channels, kernel), pointwise(channels, channels), batch_norm(channels))
 
     def forward(self, node: Node) -> Images:
         return self.second(F.relu(self.first(node.rectified)))
@@ -114,7 +112,9 @@ class DilatedConv(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            Depthwise(channels, kernel, stride, dilation=2), pointwise(channels, channels), batch_norm(channels)
+            Depthwise(channels, kernel, stride, dilation=2),
+            pointwise(channels, channels),
+            batch_norm(channels),
         )
 
     def forward(self, node: Node) -> Images:

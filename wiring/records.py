@@ -123,7 +123,15 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         raise RecordError(f"{path} is damaged: delete it to start this run again, or restore it") from error
     if version != FORMAT:
         raise RecordError(f"{path} has format {version}; this version of wiring reads {FORMAT}")

@@ -84,9 +84,7 @@ class Search:
         self.distribution = _distribution(e, supernet.kinds).to(self.device)
         theta, alpha = list(self.supernet.parameters()), self.distribution.alpha
         self.optimisers: dict[str, torch.optim.Optimizer] = {
-            "theta": torch.optim.SGD(
-                theta, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay
-            )
+            "theta": torch.optim.SGD(theta, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay)
         }
         if alpha.requires_grad:
             self.optimisers["alpha"] = torch.optim.Adam(
@@ -247,7 +245,10 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
     if path is not None:
         records.open_run(path, experiment)
     with tqdm(
-        total=experiment.epochs * search.steps(), initial=search.epoch * search.steps(), disable=None, unit="step"
+        total=experiment.epochs * search.steps(),
+        initial=search.epoch * search.steps(),
+        disable=None,
+        unit="step",
     ) as bar:
         while search.epoch < experiment.epochs:
             bar.set_description(f"epoch {search.epoch + 1}/{experiment.epochs}")
@@ -291,7 +292,13 @@ def _scalars(sums: np.ndarray, splits: list[str]) -> pd.DataFrame:
     """Tidy means from sums of shape (epochs, splits, groups, 5)."""
     rows = [
         {"epoch": epoch + 1, "split": split, "group": group, "images": int(count)}
-        | dict(zip(("accuracy", "loss", "entropy", "cost"), (totals / count if count else totals * np.nan), strict=True))
+        | dict(
+            zip(
+                ("accuracy", "loss", "entropy", "cost"),
+                (totals / count if count else totals * np.nan),
+                strict=True,
+            )
+        )
         for epoch, of_splits in enumerate(sums)
         for split, of_groups in zip(splits, of_splits, strict=True)
         for group, (count, *rest) in zip(GROUPS, of_groups, strict=True)

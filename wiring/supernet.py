@@ -4,12 +4,14 @@
 >>> logits = supernet(images, gates)
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from wiring.gates import Gates, mix
-from wiring.operations import OPERATIONS, FactorizedReduce, Images, Node, ReLUConvBN
+from wiring.operations import NAMES, OPERATIONS, FactorizedReduce, Images, Node, ReLUConvBN
 from wiring.topology import Topology
 
 OneGate = Float[Tensor, " batch"]
@@ -31,22 +33,19 @@ class Cell(nn.Module):
         2 in a reduction cell: the edges from the input nodes halve the resolution.
     """
 
+    edges: Any  # a ModuleList of ModuleDicts, which torch has no type for
+
     def __init__(self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int) -> None:
         super().__init__()
         self.topology, self.channels = topology, channels
         self.shrinking = stride * (2 if sources[-1][1] else 1)
         self.inputs = nn.ModuleList(
-            (FactorizedReduce if twice else ReLUConvBN)(width, channels) for width, twice in sources
+            FactorizedReduce(width, channels) if twice else ReLUConvBN(width, channels) for width, twice in sources
         )
+        strides = [stride if topology.is_input_edge(edge) else 1 for edge in range(len(topology.edges))]
         self.edges = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    name: build(channels, stride if topology.is_input_edge(edge) else 1)
-                    for name in names
-                    if (build := OPERATIONS[name]) is not None
-                }
-            )
-            for edge, names in enumerate(topology.candidates)
+            nn.ModuleDict({name: build(channels, at) for name in names if (build := OPERATIONS[name]) is not None})
+            for names, at in zip(topology.candidates, strides, strict=True)
         )
 
     def forward(
@@ -54,14 +53,12 @@ class Cell(nn.Module):
     ) -> Float[Tensor, "batch output_channels output_height output_width"]:
         """Run the active operations of the edges; ``gates`` and ``active`` are indexed ``[edge][operation]``."""
         running = [
-            [(k, edge[name]) for k, name in enumerate(OPERATIONS) if name in edge and on[k]]
+            [(NAMES.index(name), operation) for name, operation in edge.items() if on[NAMES.index(name)]]
             for edge, on in zip(self.edges, active, strict=True)
         ]
         read = {i for (i, _), operations in zip(self.topology.edges, running, strict=True) if operations}
         # A node that nothing reaches is zero, and so is every operation of it: it stays None and costs nothing.
-        nodes: list[Node | None] = [
-            Node(self.inputs[i](node)) if i in read else None for i, node in enumerate(inputs)
-        ]
+        nodes: list[Node | None] = [Node(self.inputs[i](node)) if i in read else None for i, node in enumerate(inputs)]
         for j in self.topology.intermediate:
             outputs, weights = [], []
             for number, (i, end) in enumerate(self.topology.edges):
@@ -115,7 +112,10 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in {
-            "cells": cells, "channels": channels, "classes": classes, "image_channels": image_channels
+            "cells": cells,
+            "channels": channels,
+            "classes": classes,
+            "image_channels": image_channels,
         }.items():
             if value < 1:
                 raise ValueError(f"{name} = {value}: must be at least 1")
@@ -152,7 +152,7 @@ class Supernet(nn.Module):
 
     def forward(self, images: Images, gates: Gates) -> Float[Tensor, "batch class"]:
         """The logits of the images under the gates."""
-        cells, edges, operations = self.shape
+        _, edges, operations = self.shape
         # One tensor per gate, cut out by a single node of the graph: their gradients come back in one stack.
         values = gates.values.expand(len(images), *self.shape).movedim(0, -1).flatten(0, 2).unbind()
         active = gates.active.tolist()

@@ -104,7 +104,8 @@ class Topology:
         return replace(
             self,
             candidates=tuple(
-                tuple(name for name in kept if k not in at or name not in names) for k, kept in enumerate(self.candidates)
+                tuple(name for name in kept if k not in at or name not in names)
+                for k, kept in enumerate(self.candidates)
             ),
         )
 

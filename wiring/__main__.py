@@ -1,0 +1,141 @@
+"""The command line: ``python -m wiring {run,rerun,presets,chapters,bench} ...``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from wiring.experiments import DESCRIPTIONS, PRESETS, changed, explain, from_texts, preset, to_json
+from wiring.records import is_done
+from wiring.search import run
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"wiring: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 (a bench row missed its bound), 2 (bad input), 130."""
+    parser = Parser(prog="python -m wiring", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    for add in (_add_run, _add_rerun, _add_presets, _add_chapters, _add_bench):
+        add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.call(options) or 0)
+    except ValidationError as error:
+        return _refuse(explain(error))
+    except (ValueError, ArithmeticError) as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("wiring: interrupted; the same command resumes a run after its last whole epoch", file=sys.stderr)
+        return 130
+
+
+def _refuse(message: str) -> int:
+    print(f"wiring: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _add_run(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = commands.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="run one search and keep its records",
+        description="Run the experiment of a preset, each field of which can be changed. An unfinished run in the "
+        "same folder is resumed, a finished one is left as it is.",
+    )
+    parser.add_argument("preset", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET-<digest of the experiment>")
+    for name, meaning in DESCRIPTIONS.items():
+        parser.add_argument(f"--{name}", metavar="VALUE", help=meaning)
+    parser.set_defaults(call=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    given = {name: getattr(options, name) for name in DESCRIPTIONS if getattr(options, name) is not None}
+    experiment = preset(options.preset, **from_texts(given))
+    digest = sha256(to_json(experiment).encode()).hexdigest()[:8]
+    folder = options.out or Path("runs") / f"{options.preset}-{digest}"
+    finished_before = is_done(folder)
+    record = run(experiment, folder)
+    last = record.scalars.query("group == 'all'").iloc[-1]
+    provenance = record.provenance
+    print(f"{folder}: {'finished before, ' if finished_before else ''}{experiment.epochs} epochs", end=" ")
+    print(f"in {provenance['seconds']} s on {provenance['data']}")
+    print(f"last epoch: loss {last.loss:.3f}, accuracy {last.accuracy:.3f}, cost L - H {last.cost:.3f}")
+
+
+def _add_rerun(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = commands.add_parser(
+        "rerun",
+        allow_abbrev=False,
+        help="execute a chapter of the book with other parameters",
+        description="Execute a chapter through papermill. Names and types of the parameters are checked first.",
+    )
+    parser.add_argument("chapter", help="a notebook of the book, as p1")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter; may be given several times",
+    )
+    parser.add_argument("--out", type=Path, metavar="NOTEBOOK", help="default: reruns/CHAPTER.ipynb, or -2, -3, ...")
+    parser.set_defaults(call=_rerun)
+
+
+def _rerun(options: argparse.Namespace) -> None:
+    from wiring.chapters import rerun
+
+    print(f"wrote {rerun(options.chapter, dict(options.parameters), options.out)}")
+
+
+def _add_presets(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = commands.add_parser("presets", help="list the presets and where they differ from the authors' settings")
+    parser.set_defaults(call=_presets)
+
+
+def _presets(options: argparse.Namespace) -> None:
+    for name, experiment in PRESETS.items():
+        print(name)
+        for field, value in changed(experiment).items():
+            print(f"    {field} = {value}")
+
+
+def _add_chapters(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = commands.add_parser("chapters", help="execute every chapter (what `make book` does before it builds)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the executed book goes")
+    parser.set_defaults(call=_chapters)
+
+
+def _chapters(options: argparse.Namespace) -> None:
+    from wiring.chapters import execute_all
+
+    execute_all(options.out)
+
+
+def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = commands.add_parser("bench", help="measure step time and memory against the plain implementation")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    parser.add_argument("--repeats", type=int, default=15, help="steps per row (default 15)")
+    parser.set_defaults(call=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from wiring.bench import bench
+
+    return 0 if bench(options.repeats, options.json) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The book's chapters, executed by papermill: one with other parameters, or all of them for the book.
+
+papermill itself only warns of an unknown parameter and takes ``1e-4`` for a text; here both are checked first.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from pydantic import TypeAdapter, ValidationError
+
+from wiring.experiments import from_texts
+
+#: The source checkout's book; the chapters are its notebooks.
+BOOK = Path(__file__).resolve().parent.parent / "book"
+#: What a chapter's parameter may be annotated with.
+TYPES: dict[str, Any] = {
+    f"{kind.__name__}{suffix}": kind | None if suffix else kind
+    for kind in (bool, int, float, str)
+    for suffix in ("", " | None")
+}
+
+
+class ChapterError(ValueError):
+    """A chapter or parameter that does not exist or does not fit, or a chapter whose execution failed."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a chapter: its annotation, its default as written, and the comment behind it."""
+
+    kind: str
+    default: str
+    help: str
+
+
+def chapters() -> dict[str, Path]:
+    """Name -> notebook."""
+    return {path.stem: path for path in sorted(BOOK.glob("*.ipynb"))}
+
+
+def chapter(name: str) -> Path:
+    """The notebook of a chapter. Raises ChapterError, naming the chapters there are."""
+    there = chapters()
+    if name not in there:
+        names = ", ".join(there) or f"none, as there is no source checkout at {BOOK.parent}"
+        raise ChapterError(f"chapter {name!r}: no such chapter; allowed: {names}")
+    return there[name]
+
+
+def parameters(name: str) -> dict[str, Parameter]:
+    """The parameters of a chapter, from its cell tagged ``parameters``."""
+    found = papermill.inspect_notebook(str(chapter(name)))
+    return {
+        key: Parameter(entry["inferred_type_name"], entry["default"], entry["help"]) for key, entry in found.items()
+    }
+
+
+def check(name: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters given as texts, as values of their annotated types.
+
+    Raises
+    ------
+    ChapterError
+        If the chapter has no such parameter, or the text is no value of its type.
+    """
+    there, values = parameters(name), from_texts(given)
+    for key, text in given.items():
+        if key not in there:
+            raise ChapterError(
+                f"chapter {name!r} has no parameter {key!r}; allowed: {', '.join(there) or '(it takes none)'}"
+            )
+        try:
+            values[key] = TypeAdapter(TYPES[there[key].kind]).validate_python(values[key], strict=True)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise ChapterError(
+                f"parameter {key} = {text!r} of chapter {name!r}: {reason} ({there[key].kind})"
+            ) from error
+    return values
+
+
+def rerun(name: str, given: Mapping[str, str], out: Path | None = None) -> Path:
+    """Execute a chapter with other parameters and keep it as a notebook of its own.
+
+    Parameters
+    ----------
+    name
+        The chapter.
+    given
+        Parameters as texts.
+    out
+        The notebook to write; by default the first free ``reruns/NAME.ipynb``, ``reruns/NAME-2.ipynb``, ...
+
+    Returns
+    -------
+    Path
+        The notebook written.
+
+    Raises
+    ------
+    ChapterError
+        Before anything runs: as :func:`check`, or ``out`` exists. If a cell fails: naming it; the notebook, as
+        far as it got, is kept.
+    """
+    values = check(name, given)
+    if out is None:
+        candidates = (Path("reruns") / f"{name}{suffix}.ipynb" for suffix in ("", *(f"-{k}" for k in range(2, 10_000))))
+        out = next(path for path in candidates if not path.exists())
+    elif out.exists():
+        raise ChapterError(f"{out} exists; choose another file, nothing is overwritten")
+    elif out.suffix != ".ipynb":
+        raise ChapterError(f"out = {str(out)!r}: a notebook's name ends in .ipynb")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _execute(chapter(name), out, values)
+    return out
+
+
+def execute_all(out: Path) -> None:
+    """Copy the book to ``out`` with every chapter executed afresh at its own parameters; ``out`` may be the book.
+
+    Raises
+    ------
+    ChapterError
+        After all chapters have run, naming those that failed; their files in ``out`` are as they were.
+    """
+    if not chapters():
+        raise ChapterError(f"no chapters: there is no source checkout at {BOOK.parent}")
+    if out.resolve() != BOOK:
+        shutil.copytree(BOOK, out, dirs_exist_ok=True)
+    failures = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (name, path) in enumerate(chapters().items(), 1):
+            print(f"chapter {number}/{len(chapters())}: {name}", flush=True)
+            executed = Path(scratch) / path.name
+            try:
+                _execute(path, executed, {})
+            except ChapterError as error:
+                failures.append(str(error))
+                continue
+            partial = out / f".{path.name}.partial"
+            partial.write_text(_without_run_metadata(executed))
+            partial.replace(out / path.name)
+    if failures:
+        raise ChapterError("; ".join(failures))
+
+
+def _execute(source: Path, out: Path, values: dict[str, Any]) -> None:
+    try:
+        papermill.execute_notebook(str(source), str(out), parameters=values, cwd=str(Path.cwd()), kernel_name="python3")
+    except PapermillExecutionError as error:
+        raise ChapterError(
+            f"chapter {source.stem!r}, cell {error.exec_count}: {error.ename}: {error.evalue}"
+        ) from error
+
+
+def _without_run_metadata(path: Path) -> str:
+    """The notebook without what differs from run to run (times, paths, versions of the kernel)."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec",) if key in notebook.metadata}
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.metadata.get("tags") == []:
+            del cell.metadata["tags"]
+    text: str = nbformat.writes(notebook)
+    return text + "\n"
