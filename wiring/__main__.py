@@ -5,13 +5,15 @@ import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from pydantic import ValidationError
 
 from wiring.experiments import DESCRIPTIONS, PRESETS, changed, explain, from_texts, preset, to_json
 from wiring.records import is_done
 from wiring.search import run
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,10 +26,14 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 (a bench row missed its bound), 2 (bad input), 130."""
     parser = Parser(prog="python -m wiring", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{run,rerun,presets,chapters,bench}")
     for add in (_add_run, _add_rerun, _add_presets, _add_chapters, _add_bench):
         add(commands)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        own = commands.choices[options.command]
+        allowed = " ".join(option for action in own._actions for option in action.option_strings)
+        parser.error(f"{options.command} has no option {unknown[0]!r}; allowed: {allowed}")
     try:
         return int(options.call(options) or 0)
     except ValidationError as error:
@@ -44,7 +50,7 @@ def _refuse(message: str) -> int:
     return 2
 
 
-def _add_run(commands: "argparse._SubParsersAction[Parser]") -> None:
+def _add_run(commands: Commands) -> None:
     parser = commands.add_parser(
         "run",
         allow_abbrev=False,
@@ -73,7 +79,7 @@ def _run(options: argparse.Namespace) -> None:
     print(f"last epoch: loss {last.loss:.3f}, accuracy {last.accuracy:.3f}, cost L - H {last.cost:.3f}")
 
 
-def _add_rerun(commands: "argparse._SubParsersAction[Parser]") -> None:
+def _add_rerun(commands: Commands) -> None:
     parser = commands.add_parser(
         "rerun",
         allow_abbrev=False,
@@ -100,7 +106,7 @@ def _rerun(options: argparse.Namespace) -> None:
     print(f"wrote {rerun(options.chapter, dict(options.parameters), options.out)}")
 
 
-def _add_presets(commands: "argparse._SubParsersAction[Parser]") -> None:
+def _add_presets(commands: Commands) -> None:
     parser = commands.add_parser("presets", help="list the presets and where they differ from the authors' settings")
     parser.set_defaults(call=_presets)
 
@@ -112,7 +118,7 @@ def _presets(options: argparse.Namespace) -> None:
             print(f"    {field} = {value}")
 
 
-def _add_chapters(commands: "argparse._SubParsersAction[Parser]") -> None:
+def _add_chapters(commands: Commands) -> None:
     parser = commands.add_parser("chapters", help="execute every chapter (what `make book` does before it builds)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the executed book goes")
     parser.set_defaults(call=_chapters)
@@ -124,7 +130,7 @@ def _chapters(options: argparse.Namespace) -> None:
     execute_all(options.out)
 
 
-def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
+def _add_bench(commands: Commands) -> None:
     parser = commands.add_parser("bench", help="measure step time and memory against the plain implementation")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--repeats", type=int, default=15, help="steps per row (default 15)")

@@ -8,7 +8,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,7 @@ class Search:
             "data": self.data_name,
             "images": {split: len(loader.dataset) for split, loader in self.loaders.items()},
             "device": f"{self.device.type} ({name})",
-            "threads": torch.get_num_threads(),
+            "threads": self.experiment.threads,
             "seconds": round(self.seconds, 1),
             "finished": time.strftime("%Y-%m-%d"),
             "versions": {
@@ -261,6 +261,17 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
     if path is not None:
         records.save(path, record)
     return record
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Use that many CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _distribution(e: Experiment, kinds: list[int]) -> Distribution:
