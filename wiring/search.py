@@ -238,29 +238,31 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
         if records.is_done(path):
             return records.load(path)
         state = records.load_checkpoint(path)
-    dataset = datasets.load(experiment.data, experiment.image_size, experiment.images, experiment.seed)
-    search = Search(experiment, dataset)
-    if state is not None:
-        search.load_state_dict(state)
-    if path is not None:
-        records.open_run(path, experiment)
-    with tqdm(
-        total=experiment.epochs * search.steps(),
-        initial=search.epoch * search.steps(),
-        disable=None,
-        unit="step",
-    ) as bar:
-        while search.epoch < experiment.epochs:
-            bar.set_description(f"epoch {search.epoch + 1}/{experiment.epochs}")
-            for _ in search.run_epoch():
-                bar.update()
-            bar.set_postfix(_summary(search))
-            if path is not None:
-                records.save_checkpoint(path, search.state_dict())
+    with _threads(experiment.threads):
+        dataset = datasets.load(experiment.data, experiment.image_size, experiment.images, experiment.seed)
+        search = Search(experiment, dataset)
+        if state is not None:
+            search.load_state_dict(state)
+        if path is not None:
+            records.open_run(path, experiment)
+        _finish(search, path)
     record = search.record()
     if path is not None:
         records.save(path, record)
     return record
+
+
+def _finish(search: Search, folder: Path | None) -> None:
+    """Run the epochs that are left, with a checkpoint in the folder after each."""
+    epochs, steps = search.experiment.epochs, search.steps()
+    with tqdm(total=epochs * steps, initial=search.epoch * steps, disable=None, unit="step") as bar:
+        while search.epoch < epochs:
+            bar.set_description(f"epoch {search.epoch + 1}/{epochs}")
+            for _ in search.run_epoch():
+                bar.update()
+            bar.set_postfix(_summary(search))
+            if folder is not None:
+                records.save_checkpoint(folder, search.state_dict())
 
 
 @contextmanager
