@@ -1,0 +1,110 @@
+"""Random topologies, supernets, batches and gates for hypothesis, and their plain counterparts."""
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from plain import NAMES, Network, copy_weights
+from torch import nn
+
+from wiring.gates import Gates
+from wiring.supernet import Supernet
+from wiring.topology import Topology
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+def examples(number):
+    """Run a property on so many examples, the same ones every time."""
+    return settings(max_examples=number, deadline=None, derandomize=True)
+
+
+def without_eps(module):
+    """Let batch normalisation be exactly homogeneous of degree 0, as in the paper's theorems; torch refuses eps 0."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps = 1e-30
+    return module
+
+
+@st.composite
+def topologies(draw):
+    """Any directed acyclic graph, its edges in any order, with any candidates and any output."""
+    inputs = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
+    first, nodes = len(inputs), len(inputs) + draw(st.integers(1, 3))
+    pairs = [(i, j) for j in range(first, nodes) for i in range(j)]
+    edges = tuple(draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=5, unique=True)))
+    names = st.sets(st.sampled_from(NAMES), min_size=1, max_size=4).map(lambda own: tuple(sorted(own, key=NAMES.index)))
+    output = draw(st.lists(st.sampled_from(range(first, nodes)), min_size=1, unique=True))
+    return Topology(inputs, edges, tuple(draw(names) for _ in edges), tuple(output))
+
+
+@dataclass
+class Case:
+    """A supernet with random weights, a batch, and the plain network of the same weights."""
+
+    topology: Topology
+    cells: int = 2
+    channels: int = 2
+    classes: int = 3
+    image_channels: int = 1
+    reductions: tuple[int, ...] = ()
+    batch: int = 4
+    size: tuple[int, int] = (6, 5)
+    seed: int = 0
+    dtype: torch.dtype = torch.float64
+
+    def __post_init__(self):
+        self.generator = torch.Generator().manual_seed(self.seed)
+        sizes = self.channels, self.classes, self.image_channels, self.reductions
+        self.supernet = Supernet(self.topology, self.cells, *sizes).to(self.dtype)
+        with torch.no_grad():
+            for weight in self.supernet.parameters():
+                weight.copy_(0.5 * torch.randn(weight.shape, generator=self.generator))
+        self.images = torch.randn(
+            self.batch, self.image_channels, *self.size, generator=self.generator, dtype=self.dtype
+        )
+        self.labels = torch.randint(self.classes, (self.batch,), generator=self.generator)
+
+    def network(self, chosen):
+        """The plain network that runs ``chosen[cell][edge]``, a tuple of names each."""
+        network = Network(self.topology, chosen, self.channels, self.classes, self.image_channels, self.reductions).to(
+            self.dtype
+        )
+        return copy_weights(network, self.supernet)
+
+    def child(self):
+        """One random operation for each edge of each cell: the gates, and the plain child network."""
+        indices = torch.randint(2**31, (self.cells, len(self.topology.edges)), generator=self.generator)
+        chosen = [
+            [(own[index % len(own)],) for own, index in zip(self.topology.candidates, cell, strict=True)]
+            for cell in indices.tolist()
+        ]
+        return self.one_hot(chosen), self.network(chosen)
+
+    def one_hot(self, chosen):
+        active = torch.tensor([[[name in own for name in NAMES] for own in cell] for cell in chosen])
+        return Gates(active.to(self.dtype), active, hard=True)
+
+    def mixed(self):
+        """Random weights for all candidates: the gates, whose values want a gradient, and the plain mixed network."""
+        active = self.topology.allowed().expand(self.cells, -1, -1)
+        values = torch.rand(active.shape, generator=self.generator, dtype=self.dtype).requires_grad_()
+        return Gates(values, active, hard=False), self.network([self.topology.candidates] * self.cells)
+
+
+@st.composite
+def cases(draw, topology=None):
+    cells = draw(st.integers(1, 3))
+    return Case(
+        draw(topologies()) if topology is None else topology,
+        cells=cells,
+        channels=draw(st.integers(1, 3)),
+        classes=draw(st.integers(2, 4)),
+        image_channels=draw(st.integers(1, 3)),
+        reductions=tuple(draw(st.sets(st.integers(0, cells - 1), max_size=1))),
+        batch=draw(st.integers(3, 5)),
+        size=(draw(st.integers(4, 7)), draw(st.integers(4, 7))),
+        seed=draw(SEEDS),
+    )
