@@ -1,6 +1,7 @@
 """Random topologies, supernets, batches and gates for hypothesis, and their plain counterparts."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from hypothesis import settings
@@ -55,17 +56,27 @@ class Case:
     seed: int = 0
     dtype: torch.dtype = torch.float64
 
-    def __post_init__(self):
-        self.generator = torch.Generator().manual_seed(self.seed)
+    @cached_property
+    def generator(self):
+        return torch.Generator().manual_seed(self.seed)
+
+    @cached_property
+    def supernet(self):
         sizes = self.channels, self.classes, self.image_channels, self.reductions
-        self.supernet = Supernet(self.topology, self.cells, *sizes).to(self.dtype)
+        supernet = Supernet(self.topology, self.cells, *sizes).to(self.dtype)
         with torch.no_grad():
-            for weight in self.supernet.parameters():
+            for weight in supernet.parameters():
                 weight.copy_(0.5 * torch.randn(weight.shape, generator=self.generator))
-        self.images = torch.randn(
-            self.batch, self.image_channels, *self.size, generator=self.generator, dtype=self.dtype
-        )
-        self.labels = torch.randint(self.classes, (self.batch,), generator=self.generator)
+        return supernet
+
+    @cached_property
+    def images(self):
+        shape = self.batch, self.image_channels, *self.size
+        return torch.randn(shape, generator=self.generator, dtype=self.dtype)
+
+    @cached_property
+    def labels(self):
+        return torch.randint(self.classes, (self.batch,), generator=self.generator)
 
     def network(self, chosen):
         """The plain network that runs ``chosen[cell][edge]``, a tuple of names each."""
