@@ -1,0 +1,283 @@
+"""Gates are drawn as each searcher says, and α gets the gradient that the paper's formulas give for the costs."""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plain import NAMES, inner_products
+from strategies import SEEDS, Case, cases, examples, topologies
+from torch.nn.functional import cross_entropy
+
+from wiring.costs import CostProbe
+from wiring.distributions import DARTS, DSNAS, SEARCHERS, SNAS, Uniform
+from wiring.topology import MINIMAL, TOPOLOGIES
+
+close = torch.testing.assert_close
+SOME_NORMAL = cases().filter(lambda case: len(case.reductions) < case.cells)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def search(searcher, case, std=1.0):
+    return searcher(case.topology, case.supernet.kinds, 0.0, std, generator(case.seed)).to(case.dtype)
+
+
+def gradient(tensor):
+    """Its gradient; zero where it has none."""
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def plain_costs(case, network, weights):
+    """C of every cell, edge and operation by autograd on the plain mixed network; 0 for what it does not run."""
+    loss = cross_entropy(network(case.images, weights), case.labels)
+    costs = torch.zeros_like(weights)
+    shares = inner_products(loss, list(network.contributions.values()))
+    for (cell, edge, name), share in zip(network.contributions, shares, strict=True):
+        costs[cell, edge, NAMES.index(name)] = share.sum()
+    return costs
+
+
+def summed(values, kinds):
+    """The sum over the cells of each kind."""
+    return torch.stack([values[[own == kind for own in kinds]].sum(0) for kind in range(max(kinds) + 1)])
+
+
+def one_edge(names, cells=1):
+    """Cells of a single edge that may carry these operations."""
+    topology = TOPOLOGIES["simplified"].without_edges((0, 2), (1, 2)).with_output(1).with_operations((0, 1), *names)
+    return Case(topology, cells=cells)
+
+
+# DARTS and SNAS
+
+
+@pytest.mark.parametrize("searcher", [DARTS, SNAS])
+def test_alphas_gradient_follows_the_formula(searcher):
+    temperature = 1.0 if searcher is DARTS else 0.7
+
+    @given(cases())
+    @examples(25)
+    def check(case):
+        distribution = search(searcher, case)
+        gates = distribution.draw(generator(), temperature)
+        cross_entropy(case.supernet(case.images, gates), case.labels).backward()
+        z = gates.values.detach()
+        costs = plain_costs(case, case.mixed()[1], z)
+        expected = z * (costs - (z * costs).sum(-1, keepdim=True)) / temperature
+        close(gradient(distribution.alpha), summed(expected, case.supernet.kinds))
+
+    check()
+
+
+@given(cases())
+@examples(15)
+def test_the_gates_gradient_is_the_cost(case):
+    gates = search(DARTS, case).draw(generator())
+    gates.values.retain_grad()
+    with CostProbe(case.supernet) as probe:
+        cross_entropy(case.supernet(case.images, gates), case.labels).backward()
+    close(gradient(gates.values), plain_costs(case, case.mixed()[1], gates.values.detach()))
+    close(gradient(gates.values), probe.costs.nan_to_num())
+
+
+@given(cases())
+@examples(15)
+def test_darts_weighs_by_softmax(case):
+    distribution = search(DARTS, case)
+    gates = distribution.draw(generator())
+    for cell, kind in enumerate(case.supernet.kinds):
+        for edge, names in enumerate(case.topology.candidates):
+            own = [NAMES.index(name) for name in names]
+            close(gates.values[cell, edge, own], distribution.alpha[kind, edge, own].softmax(-1))
+
+
+def test_the_largest_relaxed_gate_is_drawn_with_its_probability():
+    case = Case(TOPOLOGIES["darts"], cells=1)
+    distribution = search(SNAS, case)
+    random = generator()
+    largest = torch.stack([distribution.draw(random).values[0].argmax(-1) for _ in range(2000)])
+    frequency = torch.nn.functional.one_hot(largest, 8).double().mean(0)
+    probability = distribution.alpha[0].softmax(-1)
+    assert ((frequency - probability).abs() <= 5 * (probability * (1 - probability) / 2000).sqrt()).all()
+
+
+def test_gumbel_noise_has_its_mean_and_variance():
+    case = one_edge(("none", "skip_connect"))
+    distribution, random = search(SNAS, case, std=0.0), generator()
+    # log Z_0 - log Z_1 is the difference of two Gumbel variables: logistic, of mean 0 and variance π²/3.
+    log_z = torch.stack([distribution.draw(random).values[0, 0, :2].log() for _ in range(4000)])
+    difference = (log_z[:, 0] - log_z[:, 1]).detach()
+    assert difference.mean().abs() <= 5 * difference.std() / 4000**0.5
+    assert difference.var().item() == pytest.approx(torch.pi**2 / 3, rel=0.1)
+
+
+@given(topologies(), SEEDS)
+@examples(20)
+def test_relaxed_gates_become_one_hot_as_the_temperature_falls(topology, seed):
+    distribution = SNAS(topology, [0], std=1.0, generator=generator(seed))
+    hot, cold = (distribution.draw(generator(seed), temperature).values for temperature in (1.0, 1e-3))
+    assert torch.equal(hot.argmax(-1), cold.argmax(-1))
+    close(hot.sum(-1), torch.ones_like(hot[..., 0]))
+    assert (cold.max(-1).values > 0.95).double().mean() >= 0.8
+
+
+# DSNAS
+
+
+@given(SOME_NORMAL)
+@examples(30)
+def test_dsnas_gradient_is_the_cost_times_the_score(case):
+    distribution = search(DSNAS, case)
+    gates = distribution.draw(generator(case.seed))
+    costs = torch.randn(gates.values.shape, dtype=case.dtype).masked_fill(~gates.active, torch.nan)
+    distribution.add_gradient(gates, costs)
+
+    edge_costs = summed(costs.nansum(-1), case.supernet.kinds)
+    z = torch.stack([gates.values[case.supernet.kinds.index(k)] for k in range(len(distribution.alpha))])
+    allowed = case.topology.allowed()
+    log_p = distribution.alpha.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+    score = (edge_costs * log_p.where(z.bool(), 0).sum(-1)).sum()
+    close(distribution.alpha.grad, torch.autograd.grad(score, distribution.alpha)[0])
+
+
+@given(topologies(), SEEDS)
+@examples(20)
+def test_dsnas_draws_one_allowed_operation_and_all_cells_of_a_kind_the_same(topology, seed):
+    gates = DSNAS(topology, [0, 1, 0, 1], std=1.0, generator=generator(seed)).draw(generator(seed))
+    assert gates.hard
+    assert torch.equal(gates.values.bool(), gates.active)
+    assert (gates.active.sum(-1) == 1).all()
+    assert not (gates.active & ~topology.allowed()).any()
+    assert torch.equal(gates.active[:2], gates.active[2:])
+
+
+@pytest.mark.parametrize("searcher", [DSNAS, Uniform])
+def test_operations_are_drawn_with_their_probability(searcher):
+    case = Case(MINIMAL.with_operations((0, 2), "none", "avg_pool_3x3"), cells=2, reductions=(1,))
+    kinds = case.supernet.kinds
+    distribution = Uniform(case.topology, kinds) if searcher is Uniform else search(DSNAS, case)
+    expected = case.topology.allowed().double()
+    if searcher is DSNAS:
+        expected = expected * distribution.alpha.exp()
+    expected = expected / expected.sum(-1, keepdim=True)
+    random = generator()
+    frequency = sum(distribution.draw(random).values.double() for _ in range(2000)) / 2000
+    assert ((frequency - expected).abs() <= 5 * (expected * (1 - expected) / 2000).sqrt()).all()
+
+
+@pytest.mark.parametrize(("cost", "clamped"), [(4.0, 4.0), (7.0, 5.0), (-7.0, -5.0), (-5.0, -5.0)])
+def test_an_edges_cost_is_clamped_after_it_is_summed_over_cells(cost, clamped):
+    distribution = search(DSNAS, one_edge(("none", "skip_connect"), cells=2), std=0.0)
+    gates = distribution.draw(generator())
+    costs = torch.where(gates.active, torch.tensor([10.0, cost - 10.0])[:, None, None], torch.nan).double()
+    distribution.add_gradient(gates, costs)
+    close(distribution.alpha.grad, clamped * (gates.values[:1] - distribution.probability()).detach())
+
+
+def test_gradients_accumulate():
+    distribution = search(DSNAS, Case(MINIMAL))
+    gates = distribution.draw(generator())
+    for _ in range(2):
+        distribution.add_gradient(gates, gates.values)
+    close(distribution.alpha.grad, 2 * 2 * (gates.values[:1] - distribution.probability()).detach())
+
+
+def test_normal_and_reduction_cells_learn_from_their_own_costs():
+    case = Case(MINIMAL, cells=3, reductions=(1,))
+    distribution = search(DSNAS, case)
+    gates = distribution.draw(generator())
+    assert distribution.alpha.shape == (2, 5, 8)
+    costs = torch.tensor([1.0, 3.0, -0.5], dtype=case.dtype)[:, None, None] * gates.values
+    distribution.add_gradient(gates, costs)
+    probability = distribution.probability().detach()
+    close(distribution.alpha.grad[0], 0.5 * (gates.values[0] - probability[0]))
+    close(distribution.alpha.grad[1], 3.0 * (gates.values[1] - probability[1]))
+
+
+def test_the_estimators_mean_is_the_gradient_of_the_expected_cost():
+    names = "none", "skip_connect", "max_pool_3x3"
+    topology = TOPOLOGIES["simplified"]
+    for edge in topology.edges:
+        topology = topology.with_operations(edge, *names)
+    case = Case(topology, cells=1, channels=3)
+    distribution = search(DSNAS, case, std=0.5)
+
+    costs = {}
+    log_p = distribution.alpha[0][:, [NAMES.index(name) for name in names]].log_softmax(-1)
+    expectation = 0
+    for chosen in product(range(3), repeat=3):
+        gates = case.one_hot([[(names[k],) for k in chosen]])
+        with CostProbe(case.supernet) as probe:
+            cross_entropy(case.supernet(case.images, gates), case.labels).backward()
+        costs[tuple(gates.active.nonzero()[:, -1].tolist())] = probe.costs
+        edge_costs, log_z = probe.costs[0].nansum(-1), log_p[range(3), list(chosen)]
+        expectation += log_z.sum().exp().detach() * (edge_costs * log_z).sum()
+    exact = torch.autograd.grad(expectation, distribution.alpha)[0]
+
+    random, samples = generator(), []
+    for _ in range(4000):
+        gates = distribution.draw(random)
+        distribution.alpha.grad = None
+        distribution.add_gradient(gates, costs[tuple(gates.active.nonzero()[:, -1].tolist())])
+        samples.append(distribution.alpha.grad)
+    samples = torch.stack(samples)
+    assert len(costs) == 27
+    assert exact.abs().max() > 10 * samples.std(0).max() / 4000**0.5  # 0 would not pass
+    assert ((samples.mean(0) - exact).abs() <= 4.5 * samples.std(0) / 4000**0.5 + 1e-12).all()
+
+
+# All of them
+
+
+@pytest.mark.parametrize("searcher", [DARTS, SNAS, DSNAS])
+def test_forbidden_operations_have_no_probability_and_no_gradient(searcher):
+    @given(SOME_NORMAL, st.floats(0.1, 2))
+    @examples(15)
+    def check(case, temperature):
+        distribution = search(searcher, case)
+        forbidden = ~case.topology.allowed()
+        probability = distribution.probability()
+        assert not probability[:, forbidden].any()
+        close(probability.sum(-1), torch.ones_like(probability[..., 0]))
+
+        gates = distribution.draw(generator(), temperature)
+        assert not gates.active[:, forbidden].any()
+        assert not gates.values[:, forbidden].any()
+        with CostProbe(case.supernet) as probe:
+            cross_entropy(case.supernet(case.images, gates), case.labels).backward()
+        distribution.add_gradient(gates, probe.costs)
+        assert not gradient(distribution.alpha)[:, forbidden].any()
+
+    check()
+
+
+def test_uniforms_alpha_is_zero_and_fixed():
+    distribution = Uniform(MINIMAL, [0, 1])
+    assert torch.equal(distribution.alpha, torch.zeros(2, 5, 8))
+    assert not distribution.alpha.requires_grad
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_the_same_seed_draws_the_same_gates(name):
+    case = Case(MINIMAL)
+    distribution = Uniform(MINIMAL, [0, 0]) if name == "uniform" else search(SEARCHERS[name], case)
+    first, second = (distribution.draw(generator(3)).values for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_alpha_starts_at_mean_plus_noise_of_its_own_generator():
+    alphas = [DSNAS(TOPOLOGIES["darts"], [0], mean=1.0, std=0.01, generator=generator(2)).alpha for _ in range(2)]
+    assert torch.equal(*alphas)
+    assert alphas[0].mean().item() == pytest.approx(1.0, abs=0.005)
+    assert alphas[0].std().item() == pytest.approx(0.01, rel=0.3)
+
+
+def test_the_state_dict_is_alpha_and_round_trips():
+    first, second = (DSNAS(MINIMAL, [0, 1], std=1.0, generator=generator(seed)) for seed in (0, 1))
+    assert list(first.state_dict()) == ["alpha"]
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.draw(generator()).values, second.draw(generator()).values)
