@@ -1,0 +1,281 @@
+"""The claims' definitions on trajectories made by hand, and verdicts and intervals against plain numpy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wiring import evidence
+from wiring.evidence import CLAIMS, Claim, dropped, interval, judge, largest_drop, recovered, recovery, retained
+from wiring.experiments import Experiment
+from wiring.operations import NAMES
+from wiring.records import Record
+from wiring.topology import MINIMAL
+
+#: One letter per epoch: D dropped, K kept, = a tie of None with the best operation.
+NONE_SHARE = {"D": 0.6, "K": 0.1, "=": 0.4}
+
+
+def probabilities(fate):
+    """The edge's probabilities over time: the best operation other than None is sep_conv_5x5."""
+    rows = []
+    for letter in fate:
+        row = np.zeros(8)
+        row[0], row[7] = {"D": (0.6, 0.4), "K": (0.1, 0.9), "=": (0.4, 0.4)}[letter]
+        row[1] = 1 - row.sum()
+        rows.append(row)
+    return np.array(rows)
+
+
+def record(*fates, start="K", topology=MINIMAL, kinds=1, seed=0):
+    """A run whose edges have these fates; with two kinds the second kind's edges follow the first's."""
+    epochs = len(fates[0])
+    assert len(fates) == kinds * len(topology.edges)
+    stacked = np.stack([probabilities(start + fate) for fate in fates], axis=1)
+    probability = stacked.reshape(1 + epochs, kinds, len(topology.edges), 8).astype(np.float32)
+    return Record(
+        Experiment(epochs=epochs, topology=topology, seed=seed), pd.DataFrame(), {"probability": probability}, {}
+    )
+
+
+def constant(statistic):
+    return Claim("a statement", "a number", statistic, 0.5)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Judge made-up numbers, one per seed, against 0.5."""
+
+    def judged(numbers, seeds=None):
+        seeds = range(len(numbers)) if seeds is None else seeds
+        lookup = dict(zip(seeds, numbers, strict=True))
+        monkeypatch.setitem(CLAIMS, "X", constant(lambda run: float(lookup[run.experiment.seed])))
+        return judge("X", [record(*["K"] * 5, seed=seed) for seed in seeds])
+
+    return judged
+
+
+# dropped
+
+
+def test_dropped_means_none_is_strictly_the_most_probable():
+    assert dropped(probabilities("DK=")).tolist() == [True, False, False]
+
+
+def test_uniform_probabilities_drop_nothing():
+    assert not dropped(np.full((4, 5, 8), 1 / 8)).any()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=8, max_size=8))
+def test_dropped_is_a_loop_over_the_other_operations(numbers):
+    row = np.array(numbers, dtype=float)
+    assert bool(dropped(row[None])[0]) == all(row[0] > row[k] for k in range(1, 8))
+    assert NAMES[0] == "none"
+
+
+# recovered and retained
+
+
+FATES = {
+    #          epochs 1..20                recovered  retained
+    "never": ("KKKKKKKKKKKKKKKKKKKK", False, True),
+    "always": ("DDDDDDDDDDDDDDDDDDDD", False, False),
+    "early": ("DDDKKKKKKKKKKKKKKKKK", True, True),
+    "just in time": ("DDDDDDDDDDDDDDDDDDKK", True, True),
+    "one too late": ("DDDDDDDDDDDDDDDDDDDK", False, False),
+    "back at the end": ("KDKKKKKKKKKKKKKKKKKD", False, False),
+    "back in the last tenth": ("KDKKKKKKKKKKKKKKKKDK", False, False),
+    "back and forth": ("DKDKDKDKDKDKDKDKDKKK", True, True),
+    "to a tie": ("DDDDDDDDDDDDDDDDDD==", True, True),
+    "only tied": ("====================", False, True),
+    "late": ("KKKKKKKKKKKKKKKKKKDD", False, False),
+}
+
+
+@pytest.mark.parametrize("name", FATES)
+def test_recovered_and_retained_follow_their_definitions(name):
+    fate, expected_recovered, expected_retained = FATES[name]
+    others = ["K" * 20] * 4
+    assert recovered(record(fate, *others)).tolist() == [expected_recovered] + [False] * 4
+    assert retained(record(fate, *others)).tolist() == [expected_retained] + [True] * 4
+
+
+def test_the_start_before_the_first_step_does_not_count():
+    run = record(*["K" * 4] * 5, start="D")
+    assert not recovered(run).any()
+    assert largest_drop(run) == 0
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 9, 10, 19])
+def test_last_tenth_of_few_epochs_is_the_last_epoch(epochs):
+    assert retained(record(*["D" * (epochs - 1) + "K"] * 5)).all()
+    assert not retained(record(*["K" * (epochs - 1) + "D"] * 5)).any()
+
+
+def test_edges_without_a_choice_are_left_out():
+    topology = MINIMAL.with_operations((0, 2), "none").with_operations((0, 3), "sep_conv_5x5")
+    topology = topology.without_operations("none", edge=(1, 3))
+    run = record("DK", "DK", "DK", "DK", "KK", topology=topology)
+    assert recovered(run).tolist() == [True, False]  # edges 1 and 4
+    assert largest_drop(run) == 0.5
+
+
+def test_two_kinds_of_cell_count_as_twice_the_edges():
+    run = record(*["DK"] * 5, *["KK"] * 4, "DD", kinds=2)
+    assert recovered(run).tolist() == [True] * 5 + [False] * 5
+    assert retained(run).tolist() == [True] * 9 + [False]
+    assert largest_drop(run) == 0.6
+    assert recovery(run) == pytest.approx(5 / 6)
+
+
+# the claims' numbers
+
+
+def test_largest_drop_is_at_one_and_the_same_epoch_of_the_first_half():
+    assert largest_drop(record("DKKK", "KDKK", "KDKK", "KKDD", "KKDD")) == 0.4
+    assert largest_drop(record("KKDD", "KKDD", "KKDD", "KKDD", "KKDD")) == 0
+    assert largest_drop(record("KDKK", "KDKK", "KDKK", "KDKK", "KDKK")) == 1
+
+
+def test_largest_drop_of_one_epoch_looks_at_that_epoch():
+    assert largest_drop(record("D", "D", "K", "K", "K")) == 0.4
+
+
+def test_recovery_is_the_share_of_the_ever_dropped_edges():
+    assert recovery(record("DKKK", "DDDD", "KDKK", "KKKK", "KKKD")) == 0.5
+    assert recovery(record("DDDD", "KKKK", "KKKK", "KKKK", "KKKK")) == 0
+
+
+def test_recovery_is_nan_where_nothing_was_dropped():
+    assert np.isnan(recovery(record(*["KK=K"] * 5)))
+
+
+# intervals
+
+
+def numpys_bootstrap(values, seed=1, resamples=20_000):
+    rng = np.random.default_rng(seed)
+    means = rng.choice(np.array(values), (resamples, len(values))).mean(1)
+    return np.percentile(means, [2.5, 97.5])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.floats(-10, 10), min_size=3, max_size=12))
+def test_interval_is_the_percentile_bootstrap_of_the_mean(values):
+    low, high = interval(values)
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+    standard_error = np.std(values) / len(values) ** 0.5
+    np.testing.assert_allclose([low, high], numpys_bootstrap(values), atol=0.25 * standard_error + 1e-9)
+
+
+def test_interval_of_many_values_is_the_normal_one():
+    values = np.random.default_rng(0).standard_normal(400)
+    expected = values.mean() + np.array([-1.96, 1.96]) * values.std() / 20
+    np.testing.assert_allclose(interval(values.tolist()), expected, atol=0.006)
+
+
+def test_interval_is_the_same_every_time_and_disturbs_no_generator():
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    assert interval([0.1, 0.5, 0.7]) == interval([0.1, 0.5, 0.7])
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+
+
+def test_interval_of_equal_values_is_that_value():
+    assert interval([0.3, 0.3, 0.3]) == (0.3, 0.3)
+
+
+@pytest.mark.parametrize("values", [[], [0.5]])
+def test_interval_of_fewer_than_two_values_is_nan(values):
+    assert np.isnan(interval(values)).all()
+
+
+# verdicts
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        ([0.9, 0.8, 0.95, 0.7], "holds"),
+        ([0.1, 0.2, 0.0, 0.3], "fails"),
+        ([0.1, 0.9, 0.2, 0.8], "undecided"),
+        ([1.0, 1.0, 1.0], "holds"),
+        ([0.5, 0.5, 0.5], "fails"),  # it holds above the threshold, not at it
+        ([0.9, 0.9], "undecided"),
+        ([0.9], "undecided"),
+        ([], "undecided"),
+        ([0.1, 0.1], "undecided"),
+        ([np.nan, np.nan, np.nan], "undecided"),
+        ([0.9, 0.9, np.nan], "undecided"),
+        ([0.9, np.nan, 0.9, 0.8], "holds"),
+        ([0.0, np.nan, 0.1, 0.1], "fails"),
+    ],
+)
+def test_verdict_is_decided_by_the_interval_of_three_or_more_seeds(judged, numbers, verdict):
+    judgement = judged(numbers)
+    there = [number for number in numbers if not np.isnan(number)]
+    assert judgement.verdict == verdict
+    assert judgement.seeds == len(there)
+    if there:
+        assert judgement.estimate == pytest.approx(np.mean(there))
+    else:
+        assert np.isnan(judgement.estimate)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=6), st.floats(0, 1))
+def test_verdict_is_the_interval_s_side_of_the_threshold(numbers, threshold):
+    with pytest.MonkeyPatch.context() as patch:
+        claim = Claim("s", "q", lambda run: numbers[run.experiment.seed], threshold)
+        patch.setitem(CLAIMS, "X", claim)
+        judgement = judge("X", [record(*["K"] * 5, seed=seed) for seed in range(len(numbers))])
+    low, high = interval(numbers)
+    assert (judgement.low, judgement.high) == (low, high)
+    assert judgement.verdict == ("holds" if low > threshold else "fails" if high <= threshold else "undecided")
+
+
+def test_order_of_the_seeds_changes_no_verdict(judged):
+    one, other = judged([0.6, 0.7, 0.9], [1, 2, 3]), judged([0.9, 0.6, 0.7], [3, 1, 2])
+    assert one.verdict == other.verdict == "holds"
+    assert one.estimate == pytest.approx(other.estimate)
+
+
+def test_two_runs_of_one_seed_are_refused_by_their_seeds():
+    runs = [record(*["K"] * 5, seed=seed) for seed in (1, 2, 1)]
+    with pytest.raises(ValueError, match=r"\[1, 2, 1\]"):
+        judge("P1a", runs)
+
+
+def test_unknown_claim_is_refused_with_the_claims_there_are():
+    with pytest.raises(ValueError, match=r"'P9'.*P1a.*P1b"):
+        judge("P9", [])
+
+
+def test_the_claims_thresholds_are_as_fixed():
+    assert CLAIMS["P1a"].threshold == 0.9
+    assert CLAIMS["P1a"].statistic is largest_drop
+    assert CLAIMS["P1b"].threshold == 0.0
+    assert CLAIMS["P1b"].statistic is recovery
+    assert evidence.FEWEST_SEEDS == 3
+
+
+def test_p1_of_runs_that_drop_all_and_recover_some():
+    fates = ["DDKK", "DDDD", "DDDD", "DDKK", "DDDD"]
+    runs = [record(*fates[k:], *fates[:k], seed=k) for k in range(3)]
+    assert judge("P1a", runs).verdict == "holds"
+    assert judge("P1b", runs).verdict == "holds"
+    assert judge("P1b", runs).estimate == pytest.approx(0.4)
+
+
+def test_p1_of_runs_that_never_drop():
+    runs = [record(*["KKKK"] * 5, seed=k) for k in range(3)]
+    assert judge("P1a", runs).verdict == "fails"
+    assert judge("P1b", runs).verdict == "undecided"
+    assert judge("P1b", runs).seeds == 0
+
+
+def test_verdict_as_text_says_claim_number_interval_and_seeds():
+    text = str(judge("P1a", [record(*["DDKK"] * 5, seed=k) for k in range(3)]))
+    assert text.startswith("P1a holds")
+    assert all(part in text for part in ("1.00", "[1.00, 1.00]", "3 seeds", "0.9"))
