@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from wiring.datasets import Dataset
 from wiring.experiments import Experiment

@@ -14,6 +14,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
+from traitlets.config import Config
 
 from wiring.experiments import from_texts
 
@@ -25,6 +26,9 @@ TYPES: dict[str, Any] = {
     for kind in (bool, int, float, str)
     for suffix in ("", " | None")
 }
+
+#: A kernel that other users of the machine cannot reach; over TCP ipykernel warns that they could.
+_PRIVATE = Config({"KernelManager": {"transport": "ipc"}})
 
 
 class ChapterError(ValueError):
@@ -153,7 +157,14 @@ def execute_all(out: Path) -> None:
 
 def _execute(source: Path, out: Path, values: dict[str, Any]) -> None:
     try:
-        papermill.execute_notebook(str(source), str(out), parameters=values, cwd=str(Path.cwd()), kernel_name="python3")
+        papermill.execute_notebook(
+            str(source),
+            str(out),
+            parameters=values,
+            cwd=str(Path.cwd()),
+            kernel_name="python3",
+            config=_PRIVATE,
+        )
     except PapermillExecutionError as error:
         raise ChapterError(
             f"chapter {source.stem!r}, cell {error.exec_count}: {error.ename}: {error.evalue}"

@@ -10,7 +10,7 @@
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,7 @@ class CostProbe:
         self.supernet = supernet
         self._handles: list[Any] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "CostProbe":
         self._handles.append(self.supernet.register_forward_pre_hook(self._open))
         for number, cell in enumerate(self.supernet.cells):
             self._handles.append(cell.register_forward_hook(partial(self._tap, number)))

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms.v2.functional import resize
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from wiring.operations import Images
 
@@ -54,10 +53,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Dataset":
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
-    def at(self, index: Int64[Tensor, " chosen"]) -> Self:
+    def at(self, index: Int64[Tensor, " chosen"]) -> "Dataset":
         """Some of the images, in that order."""
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
@@ -70,7 +69,7 @@ class Dataset:
         # A channel that is constant is left unscaled.
         return mean.float(), variance.sqrt().clamp(min=1.0).float()
 
-    def with_label_noise(self, share: float, generator: torch.Generator) -> Self:
+    def with_label_noise(self, share: float, generator: torch.Generator) -> "Dataset":
         """Replace the labels of a random ``share`` of the images by classes drawn uniformly."""
         noisy = torch.randperm(len(self), generator=generator)[: round(share * len(self))]
         labels = self.labels.clone()

@@ -3,6 +3,7 @@
 Every function takes topologies or records and returns a matplotlib figure; none reads a file.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.patches import FancyArrowPatch, Patch
 
 from wiring.evidence import dropped
@@ -21,8 +22,17 @@ from wiring.topology import Topology
 
 _PALETTE = sns.color_palette("colorblind")
 #: Colour of the edges that start at the last input node, the one before it, and at intermediate nodes.
-KINDS = {"from the last cell": _PALETTE[0], "from the cell before": _PALETTE[2], "intermediate": _PALETTE[1]}
+KINDS = {"from the last cell": _PALETTE[0], "from the cell before last": _PALETTE[2], "intermediate": _PALETTE[1]}
 OUTPUT = "0.45"
+
+
+class Figure(_MatplotlibFigure):
+    """A figure outside pyplot that a notebook shows as a PNG: it is shown once, and nothing is left open."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
 
 
 def edge_kind(topology: Topology, edge: int) -> str:
@@ -30,7 +40,7 @@ def edge_kind(topology: Topology, edge: int) -> str:
     start = topology.edges[edge][0]
     if start >= len(topology.inputs):
         return "intermediate"
-    return "from the last cell" if topology.inputs[start] == 1 else "from the cell before"
+    return "from the last cell" if topology.inputs[start] == 1 else "from the cell before last"
 
 
 @contextmanager
@@ -50,7 +60,6 @@ def _style() -> Iterator[None]:
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot: nothing is shown twice, and nothing is left open."""
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     return figure, list(axes.flat)
@@ -67,7 +76,7 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
         One operation per edge (a one-hot sample) to write on the edges; None is drawn dashed.
     """
     with _style():
-        figure, (axes,) = _figure(8.0, 1.4 + 0.55 * len(topology.intermediate))
+        figure, (axes,) = _figure(8.0, 2.2 + 0.3 * len(topology.intermediate))
         positions = _positions(topology)
         for number, (i, j) in enumerate(topology.edges):
             label = str(number) if chosen is None else f"{number}: {chosen[number]}"
@@ -83,13 +92,13 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
             if node < len(topology.inputs):
                 back = topology.inputs[node]
                 name = "last cell" if back == 1 else "cell before last" if back == 2 else f"{back} cells back"
-                axes.text(x - 0.17, y, name, ha="right", va="center", color="0.35")
+                axes.text(x - 0.05 * positions[-1][0], y, name, ha="right", va="center", color="0.35")
             elif not inner:
-                axes.text(x + 0.17, y, "output", ha="left", va="center", color="0.35")
+                axes.text(x + 0.05 * positions[-1][0], y, "output", ha="left", va="center", color="0.35")
         used = dict.fromkeys(edge_kind(topology, number) for number in range(len(topology.edges)))
         handles = [Patch(color=KINDS[kind], label=kind) for kind in used] + [Patch(color=OUTPUT, label="concatenation")]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-        axes.set_xlim(-1.15, positions[-1][0] + 0.75)
+        axes.set_xlim(-0.28 * positions[-1][0], 1.16 * positions[-1][0])
         heights = [y for _, y in positions]
         axes.set_ylim(min(heights) - 0.75, max(heights) + 0.75)
         axes.axis("off")
@@ -123,9 +132,10 @@ def _arrow(
     )
     axes.add_patch(arrow)
     if label:
-        # At two fifths of the way, where edges into one node have not met yet, on the arc's bulge.
+        # Short of the middle, where edges into one node have not met yet, on the arc's bulge.
+        at = 0.5 if bend or start[0] > 0 or start[1] == end[1] else 0.36
         dx, dy = end[0] - start[0], end[1] - start[1]
-        x, y = start[0] + 0.4 * dx + 0.48 * bend * dy, start[1] + 0.4 * dy - 0.48 * bend * dx
+        x, y = start[0] + at * dx + 0.5 * bend * dy, start[1] + at * dy - 0.5 * bend * dx
         axes.text(x, y, label, ha="center", va="center", color=colour, backgroundcolor="white", fontsize=9.5)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from wiring.operations import Images
 
@@ -55,7 +54,6 @@ class _Mix(torch.autograd.Function):
         return _total(outputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         outputs, gates = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]

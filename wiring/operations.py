@@ -8,11 +8,13 @@ normalisation has no affine parameters and always uses the statistics of its bat
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 Images = Float[Tensor, "batch channel height width"]
 
@@ -37,20 +39,43 @@ def pointwise(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d
     return nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
 
 
+class _SameDepthwise(torch.autograd.Function):
+    """A depthwise convolution that keeps the image's size.
+
+    Its gradient with respect to the image is the same convolution with the kernel turned round. The library's own
+    kernel for that gradient takes 5 to 20 times as long on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = {"padding": padding, "dilation": dilation, "groups": len(weight)}
+        return F.conv2d(x, weight, **ctx.geometry)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        to_x = F.conv2d(gradient, weight.flip(2, 3), **ctx.geometry) if ctx.needs_input_grad[0] else None
+        to_weight = conv2d_weight(x, weight.shape, gradient, **ctx.geometry) if ctx.needs_input_grad[1] else None
+        return to_x, to_weight, None, None
+
+
 class Depthwise(nn.Conv2d):
     """A depthwise convolution without bias, padded so that stride 1 keeps the image's size."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
-        super().__init__(
-            channels,
-            channels,
-            kernel,
-            stride=stride,
-            padding=dilation * (kernel - 1) // 2,
-            dilation=dilation,
-            groups=channels,
-            bias=False,
-        )
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Images) -> Images:
+        if self.stride != (1, 1):
+            return super().forward(x)
+        weight: Tensor = self.weight
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+        y: Tensor = _SameDepthwise.apply(x, weight, self.padding[0], self.dilation[0])
+        return y
 
 
 class SkipConnect(nn.Module):

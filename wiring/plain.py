@@ -5,7 +5,7 @@ function as :class:`wiring.supernet.Supernet` and can take over its weights.
 """
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class PlainSupernet(nn.Module):
         self.classifier = nn.Linear(outputs[-1], classes, bias=False)
 
     @torch.no_grad()
-    def copy_weights(self, parameters: Iterable[Tensor]) -> Self:
+    def copy_weights(self, parameters: Iterable[Tensor]) -> "PlainSupernet":
         """Take over the parameters of a fast supernet of the same shape."""
         for own, theirs in zip(self.parameters(), parameters, strict=True):
             own.copy_(theirs)

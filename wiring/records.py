@@ -35,6 +35,9 @@ FORMAT = 1
 #: The groups of images that scalars are given for: all, and split by whether the logits' maximum is the label.
 GROUPS = ("all", "correct", "wrong")
 
+#: The records that the book shows.
+REFERENCE = Path(__file__).resolve().parent.parent / "data" / "reference"
+
 
 class RecordError(ValueError):
     """A run folder that cannot be used; the message names it and says why."""
@@ -188,6 +191,12 @@ def load(folder: Path | str) -> Record:
     except (ValueError, BadZipFile) as error:
         raise RecordError(f"{folder} is damaged: {error}") from error
     return Record(experiment, scalars, arrays, provenance)
+
+
+def load_reference(name: str) -> list[Record]:
+    """The recorded runs of a preset in ``data/reference``, in the order of their seeds; empty if there are none."""
+    records = [load(path) for path in REFERENCE.glob(f"{name}/seed-*")]
+    return sorted(records, key=lambda record: record.experiment.seed)
 
 
 def _experiment(folder: Path) -> Experiment:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from wiring.experiments import Experiment
 from wiring.records import Record

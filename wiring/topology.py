@@ -6,7 +6,6 @@ Everything an experiment varies about the wiring is a value of :class:`Topology`
 """
 
 from dataclasses import replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool
@@ -42,7 +41,7 @@ class Topology:
     output: tuple[int, ...]
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Topology":
         first = len(self.inputs)
         if not first or min(self.inputs) < 1:
             raise ValueError(f"inputs {self.inputs}: give for each input node how many cells back it reads, 1 or more")
@@ -80,7 +79,7 @@ class Topology:
         """Whether the edge of that number starts at an input node; the others join two intermediate nodes."""
         return self.edges[edge][0] < len(self.inputs)
 
-    def without_edges(self, *edges: Edge) -> Self:
+    def without_edges(self, *edges: Edge) -> "Topology":
         """Delete edges; the rest keep their order."""
         for edge in edges:
             self._number(edge)
@@ -91,12 +90,12 @@ class Topology:
             candidates=tuple(self.candidates[k] for k in kept),
         )
 
-    def with_operations(self, edge: Edge, *names: str) -> Self:
+    def with_operations(self, edge: Edge, *names: str) -> "Topology":
         """Let an edge carry these operations only; one name fixes it."""
         number = self._number(edge)
         return replace(self, candidates=(*self.candidates[:number], names, *self.candidates[number + 1 :]))
 
-    def without_operations(self, *names: str, edge: Edge | None = None) -> Self:
+    def without_operations(self, *names: str, edge: Edge | None = None) -> "Topology":
         """Take operations off one edge, or off every edge."""
         if unknown := set(names) - set(NAMES):
             raise ValueError(f"unknown operation {sorted(unknown)[0]!r}; allowed: {', '.join(NAMES)}")
@@ -109,7 +108,7 @@ class Topology:
             ),
         )
 
-    def with_output(self, *nodes: int) -> Self:
+    def with_output(self, *nodes: int) -> "Topology":
         """Concatenate only these intermediate nodes to the cell's output."""
         return replace(self, output=nodes)
 
