@@ -58,6 +58,8 @@ class _Mix(torch.autograd.Function):
         tensors = ctx.saved_tensors
         outputs, gates = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         needed = ctx.needs_input_grad[1:]
+        # A concatenation hands back a slice, a mean an expanded tensor: every kernel behind would stride through it.
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
         to_outputs = [
             (gradient if ctx.hard else _scale(gradient, gate)) if need else None
             for gate, need in zip(gates, needed[: len(gates)], strict=True)

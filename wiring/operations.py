@@ -67,7 +67,7 @@ class Depthwise(nn.Conv2d):
         padding = dilation * (kernel - 1) // 2
         super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "batch channel out_height out_width"]:
         if self.stride != (1, 1):
             return super().forward(x)
         weight: Tensor = self.weight
