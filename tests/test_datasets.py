@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, ImageFolder, cifar
+from torchvision.transforms.v2.functional import resize
 
 from wiring.datasets import DataError, Dataset, Loader, load
 
@@ -68,6 +69,13 @@ def test_digits_are_all_of_scikit_learns_images_stretched_to_bytes():
     assert digits.pixels.shape == (1797, 8, 8, 1)
     expected = np.array([[round(v * 255 / 16) for v in image.flat] for image in source.images], dtype=np.uint8)
     assert multiset(digits.pixels, digits.labels) == multiset(expected.reshape(-1, 8, 8, 1), source.target)
+
+
+def test_digits_resized_are_torchvisions_antialiased_resize():
+    small, large = load("digits", images=5), load("digits", 12, images=5)
+    expected = resize(small.pixels.permute(0, 3, 1, 2), [12, 12], antialias=True).permute(0, 2, 3, 1)
+    assert torch.equal(large.pixels, expected)
+    assert torch.equal(large.labels, small.labels)
 
 
 def test_subset_of_digits_is_seeded_and_without_duplicates():

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeAlias
 
 from pydantic import ValidationError
 
-from wiring.experiments import DESCRIPTIONS, PRESETS, changed, explain, from_texts, preset, to_json
+from wiring.experiments import DESCRIPTIONS, PRESETS, changed, explain, from_texts, preset, to_json, with_fields
 from wiring.records import is_done
 from wiring.search import run
 
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(explain(error))
     except (ValueError, ArithmeticError) as error:
         return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print("wiring: interrupted; the same command resumes a run after its last whole epoch", file=sys.stderr)
         return 130
@@ -67,7 +69,7 @@ def _add_run(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in DESCRIPTIONS if getattr(options, name) is not None}
-    experiment = preset(options.preset, **from_texts(given))
+    experiment = with_fields(preset(options.preset), from_texts(given))
     digest = sha256(to_json(experiment).encode()).hexdigest()[:8]
     folder = options.out or Path("runs") / f"{options.preset}-{digest}"
     finished_before = is_done(folder)

@@ -53,6 +53,8 @@ def bench(repeats: int, file: Path | None = None) -> bool:
         raise ValueError(f"repeats = {repeats}: give 1 or more")
     if file is not None and file.exists():
         raise ValueError(f"json = '{file}': exists; nothing is overwritten, choose another file")
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"json = '{file}': no folder {file.parent}")
     # Memory first: a process inherits the peak of the one that started it, which is small now.
     rows = [memory_row(), step_row(repeats)]
     machine = (

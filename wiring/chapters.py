@@ -4,6 +4,7 @@ papermill itself only warns of an unknown parameter and takes ``1e-4`` for a tex
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
@@ -20,12 +22,10 @@ from wiring.experiments import from_texts
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
-#: What a chapter's parameter may be annotated with.
-TYPES: dict[str, Any] = {
-    f"{kind.__name__}{suffix}": kind | None if suffix else kind
-    for kind in (bool, int, float, str)
-    for suffix in ("", " | None")
-}
+#: What a chapter's parameter may be typed with: an annotation, or, for what may be None, a type comment (papermill
+#: reads no annotation with a bar).
+TYPES: dict[str, Any] = {kind.__name__: kind for kind in (bool, int, float, str)}
+TYPES |= {f"{name}|None": kind | None for name, kind in TYPES.items()}
 
 #: A kernel that other users of the machine cannot reach; over TCP ipykernel warns that they could.
 _PRIVATE = Config({"KernelManager": {"transport": "ipc"}})
@@ -60,7 +60,11 @@ def chapter(name: str) -> Path:
 
 def parameters(name: str) -> dict[str, Parameter]:
     """The parameters of a chapter, from its cell tagged ``parameters``."""
-    found = papermill.inspect_notebook(str(chapter(name)))
+    path = str(chapter(name))
+    try:
+        found = papermill.inspect_notebook(path)
+    except Exception as error:  # whatever a broken notebook makes nbformat and papermill raise
+        raise ChapterError(f"chapter {name!r}: {path} is no readable notebook: {error}") from error
     return {
         key: Parameter(entry["inferred_type_name"], entry["default"], entry["help"]) for key, entry in found.items()
     }
@@ -80,6 +84,9 @@ def check(name: str, given: Mapping[str, str]) -> dict[str, Any]:
             raise ChapterError(
                 f"chapter {name!r} has no parameter {key!r}; allowed: {', '.join(there) or '(it takes none)'}"
             )
+        kind = there[key].kind
+        if kind not in TYPES:
+            raise ChapterError(f"parameter {key} of chapter {name!r} is typed {kind}; allowed: {', '.join(TYPES)}")
         try:
             values[key] = TypeAdapter(TYPES[there[key].kind]).validate_python(values[key], strict=True)
         except ValidationError as error:
@@ -163,12 +170,15 @@ def _execute(source: Path, out: Path, values: dict[str, Any]) -> None:
             parameters=values,
             cwd=str(Path.cwd()),
             kernel_name="python3",
+            progress_bar=sys.stderr.isatty(),
             config=_PRIVATE,
         )
     except PapermillExecutionError as error:
         raise ChapterError(
             f"chapter {source.stem!r}, cell {error.exec_count}: {error.ename}: {error.evalue}"
         ) from error
+    except DeadKernelError as error:
+        raise ChapterError(f"chapter {source.stem!r}: its kernel died") from error
 
 
 def _without_run_metadata(path: Path) -> str:

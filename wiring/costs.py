@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wiring.gates import Gates, mix
+from wiring.gates import Gates, tap
 from wiring.supernet import Supernet
 
 
@@ -82,7 +82,7 @@ class CostProbe:
     def _tap(self, number: int, cell: nn.Module, arguments: Any, output: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return output
-        return mix([output], [self._cell_gates[number]], hard=True)
+        return tap(output, self._cell_gates[number])
 
     @staticmethod
     def _missing(costs: Tensor, active: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ torchvision; ``folder:PATH`` is any image-folder tree.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ from wiring.operations import Images
 
 Labels = Int64[Tensor, " image"]
 Pixels = UInt8[Tensor, "image height width channel"]
+
+
+#: Pillow's modes of eight bits a channel; deeper ones would be clipped without a word.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 class DataError(ValueError):
@@ -67,7 +72,7 @@ class Dataset:
         mean = sum((chunk.sum(0) for chunk in chunks), start=chunks[0].new_zeros(())) / count
         variance = sum(((chunk - mean).square().sum(0) for chunk in chunks), start=chunks[0].new_zeros(())) / count
         # A channel that is constant is left unscaled.
-        return mean.float(), variance.sqrt().clamp(min=1.0).float()
+        return mean.float(), variance.sqrt().where(variance > 0, 1.0).float()
 
     def with_label_noise(self, share: float, generator: torch.Generator) -> "Dataset":
         """Replace the labels of a random ``share`` of the images by classes drawn uniformly."""
@@ -165,7 +170,7 @@ def load(name: str, image_size: int | None = None, images: int | None = None, se
     elif name == "cifar10":
         source = _cifar10(seed, images, image_size)
     elif name.startswith("folder:") and name != "folder:":
-        path = Path(name.removeprefix("folder:")).expanduser()
+        path = Path(os.path.expanduser(name.removeprefix("folder:")))
         source = _folder(path, f"image folder {path.name}", seed, images, image_size)
     else:
         raise DataError(f"data = {name!r}: no such data set; allowed: digits, cifar10, folder:PATH")
@@ -197,7 +202,7 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
     try:
         # torchvision compares the checksums of its files before it opens them.
         source = CIFAR10(str(root), train=True, download=not (root / CIFAR10.base_folder).is_dir())
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"data = 'cifar10': nothing usable in {root} (the folder that WIRING_DATA names: torchvision's "
@@ -209,12 +214,12 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
 
 def _folder(path: Path, name: str, seed: int, images: int | None, image_size: int | None) -> Dataset:
     """Read an image-folder tree, ``PATH/train/<class>/*`` or ``PATH/<class>/*``; only the subset is decoded."""
-    root = path / "train" if (path / "train").is_dir() else path
-    if not root.is_dir():
-        raise DataError(f"data = 'folder:{path}': no such folder")
     try:
+        root = path / "train" if (path / "train").is_dir() else path
+        if not root.is_dir():
+            raise DataError(f"data = 'folder:{path}': no such folder")
         tree = ImageFolder(str(root))
-    except (FileNotFoundError, OSError) as error:
+    except OSError as error:
         # torchvision names the empty classes, or says that there is no class folder.
         raise DataError(f"data = 'folder:{path}': {str(error).splitlines()[0]}") from error
     if len(tree.classes) < 2:
@@ -225,11 +230,14 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
         file, _ = tree.samples[index]
         try:
             with Image.open(file) as opened:
-                image = opened.convert("RGB")
+                if opened.mode not in _MODES:
+                    raise ValueError(f"mode {opened.mode}; allowed: {', '.join(_MODES)}")
+                # A palette may hold transparency, which only RGBA can take over.
+                image = (opened.convert("RGBA") if opened.mode == "P" else opened).convert("RGB")
                 if image_size is not None:
                     image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
                 pixels.append(np.asarray(image))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
             raise DataError(f"data = 'folder:{path}': {file} is not a readable image ({error})") from error
         if pixels[-1].shape != pixels[0].shape:
             sizes = " and ".join("x".join(map(str, p.shape[1::-1])) for p in (pixels[0], pixels[-1]))
@@ -238,6 +246,6 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
     return Dataset(name, tuple(tree.classes), torch.from_numpy(np.stack(pixels)), labels)
 
 
-def _resized(pixels: Pixels, size: int) -> Pixels:
+def _resized(pixels: Pixels, size: int) -> UInt8[Tensor, "image size size channel"]:
     parts = [resize(part.permute(0, 3, 1, 2), [size, size], antialias=True) for part in pixels.split(4096)]
     return torch.cat(parts).permute(0, 2, 3, 1).contiguous()

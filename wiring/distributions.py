@@ -88,10 +88,7 @@ class SNAS(Distribution):
 class DSNAS(Distribution):
     """One-hot ``Z ~ softmax(α)``; α learns from the score function times the cost (Hu et al., 2020).
 
-    Parameters
-    ----------
-    clamp
-        An edge's cost, summed over the cells that share its draw, is clamped to ``[-clamp, clamp]``.
+    An edge's cost is summed over the cells that share its draw and clamped to ``[-clamp, clamp]``.
     """
 
     clamp = 5.0
@@ -107,7 +104,7 @@ class DSNAS(Distribution):
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
         probability = self.probability()
         gradient = torch.zeros_like(self.alpha)
-        for kind in range(len(self.alpha)):
+        for kind in set(self.kinds):
             cells = [cell for cell, own in enumerate(self.kinds) if own == kind]
             edge_cost = costs[cells].nansum((0, 2)).clamp(-self.clamp, self.clamp)
             gradient[kind] = edge_cost[:, None] * (gates.values[cells[0]] - probability[kind])
@@ -118,7 +115,7 @@ class Uniform(DSNAS):
     """One-hot, every allowed operation equally often; α is zero and fixed."""
 
     def __init__(self, topology: Topology, kinds: list[int]) -> None:
-        super().__init__(topology, kinds)
+        super().__init__(topology, kinds, generator=torch.Generator())
         self.alpha.requires_grad_(False)
 
 

@@ -9,7 +9,7 @@ side, *undecided* otherwise or with fewer than three seeds.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -50,7 +50,8 @@ def retained(record: Record) -> Bool[np.ndarray, " edge"]:
 def largest_drop(record: Record) -> float:
     """The largest share of the edges that are dropped at one and the same epoch of the first half."""
     over_epochs, _ = _fate(record)
-    return float(over_epochs[: max(1, len(over_epochs) // 2)].mean(1).max())
+    early = over_epochs[: max(1, len(over_epochs) // 2)]
+    return float(early.mean(1).max()) if early.size else float("nan")
 
 
 def recovery(record: Record) -> float:
@@ -134,13 +135,15 @@ def judge(claim: str, records: Sequence[Record]) -> Verdict:
     Raises
     ------
     ValueError
-        If there is no such claim, or two records have the same seed.
+        If there is no such claim, two records have the same seed, or they differ in more than the seed.
     """
     if claim not in CLAIMS:
         raise ValueError(f"claim {claim!r}: allowed are {', '.join(CLAIMS)}")
     seeds = [record.experiment.seed for record in records]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {seeds}: every run must have a seed of its own")
+    if len({replace(record.experiment, seed=0) for record in records}) > 1:
+        raise ValueError("the records are of different experiments; they may differ in the seed alone")
     numbers = [CLAIMS[claim].statistic(record) for record in records]
     values = [value for value in numbers if not np.isnan(value)]
     low, high = interval(values)

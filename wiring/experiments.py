@@ -15,8 +15,9 @@ from pydantic.dataclasses import dataclass
 from wiring.topology import MINIMAL, TOPOLOGIES, Topology
 
 Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _named(topology: Any) -> Any:
@@ -67,7 +68,7 @@ class Experiment:
     """SNAS: temperature in the first epoch"""
     final_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """SNAS: temperature in the last epoch, reached geometrically"""
-    alpha_mean: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    alpha_mean: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 1.0
     """α starts at alpha_mean + alpha_std * N(0, 1)"""
     alpha_std: Rate = 0.01
     """see alpha_mean"""
@@ -84,11 +85,11 @@ class Experiment:
     """SGD's momentum"""
     theta_weight_decay: Rate = 3e-4
     """SGD's weight decay"""
-    clip: Annotated[float, Field(gt=0)] = 5.0
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     """largest norm of θ's gradient"""
     alpha_lr: Rate = 3e-4
     """Adam's learning rate for α"""
-    alpha_betas: tuple[Share, Share] = (0.5, 0.999)
+    alpha_betas: tuple[Decay, Decay] = (0.5, 0.999)
     """Adam's betas"""
     alpha_weight_decay: Rate = 1e-3
     """Adam's weight decay"""
@@ -97,7 +98,7 @@ class Experiment:
     """draws weights, α, subset, order, augmentation and architectures"""
     device: Literal["cpu", "cuda"] = "cpu"
     """where it runs"""
-    threads: Count = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of the run; other numbers change its last digits"""
     bf16: bool = False
     """forward passes in bfloat16 where that is safe (autocast)"""
@@ -141,8 +142,12 @@ def preset(name: str, **changes: Any) -> Experiment:
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r}: no such preset; allowed: {', '.join(PRESETS)}")
-    given = {field: value for field, value in changes.items() if value is not None}
-    return from_json(json.dumps(to_dict(PRESETS[name]) | given))
+    return with_fields(PRESETS[name], {field: value for field, value in changes.items() if value is not None})
+
+
+def with_fields(experiment: Experiment, fields: Mapping[str, Any]) -> Experiment:
+    """The experiment with these fields, given as JSON types. Raises pydantic.ValidationError."""
+    return from_json(json.dumps(to_dict(experiment) | dict(fields)))
 
 
 def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -198,8 +203,8 @@ _P1_QUICK = replace(
     cells=1,
     epochs=40,
     batch=64,
-    theta_lr=5e-4,
-    theta_lr_min=5e-4,
+    theta_lr=2e-4,
+    theta_lr_min=2e-4,
 )
 
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.

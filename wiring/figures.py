@@ -190,6 +190,6 @@ def growth(records: Sequence[Record]) -> Figure:
             last = record.scalars.query("group == 'all' and split == @record.scalars.split.iloc[-1]")
             right.plot(last.epoch, last.cost, color=_PALETTE[4], lw=1.2, alpha=0.7)
         left.set(xlabel="epoch", ylabel="share of edges dropped", ylim=(-0.03, 1.03))
-        right.set(xlabel="epoch", ylabel="cost at the last output, L − H (nats)")
+        right.set(xlabel="epoch", ylabel="L − H at the output (nats)")
         right.axhline(0, color="0.6", lw=0.8)
     return figure

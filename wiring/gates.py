@@ -48,18 +48,23 @@ class _Mix(torch.autograd.Function):
     def forward(ctx: Any, hard: bool, *tensors: Tensor) -> Tensor:
         outputs, gates = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         ctx.hard = hard
-        ctx.save_for_backward(*tensors)
+        # Hard gates that nobody measures need nothing for the way back.
+        ctx.measured = not hard or any(ctx.needs_input_grad[1 + len(outputs) :])
+        if ctx.measured:
+            ctx.save_for_backward(*tensors)
         if not hard:
             outputs = tuple(_scale(x, gate) for x, gate in zip(outputs, gates, strict=True))
         return _total(outputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        outputs, gates = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         needed = ctx.needs_input_grad[1:]
         # A concatenation hands back a slice, a mean an expanded tensor: every kernel behind would stride through it.
         gradient = gradient.contiguous(memory_format=torch.channels_last)
+        if not ctx.measured:
+            return None, *(gradient if need else None for need in needed)
+        tensors = ctx.saved_tensors
+        outputs, gates = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         to_outputs = [
             (gradient if ctx.hard else _scale(gradient, gate)) if need else None
             for gate, need in zip(gates, needed[: len(gates)], strict=True)
@@ -70,10 +75,27 @@ class _Mix(torch.autograd.Function):
         return None, *to_outputs, *to_gates
 
 
+class _Tap(torch.autograd.Function):
+    """A tensor passed on as it is, whose gate gets the gradient ``<dL/dX, X>``, per image."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, image_dot(gradient, *ctx.saved_tensors)
+
+
+def tap(x: Images, gate: Float[Tensor, " batch"]) -> Images:
+    """``x`` under a gate of 1: the gate's gradient is ``<dL/dX, X>`` of each image."""
+    tapped: Tensor = _Tap.apply(x, gate)
+    return tapped
+
+
 def mix(outputs: list[Images], gates: list[Float[Tensor, " batch"]], hard: bool) -> Images:
     """``sum_k gate_k * output_k``; ``hard`` promises that every gate is 1 and saves the products."""
-    if hard and not any(gate.requires_grad for gate in gates):
-        return _total(outputs)
     mixed: Tensor = _Mix.apply(hard, *outputs, *gates)
     return mixed
 

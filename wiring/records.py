@@ -6,7 +6,7 @@ A run's folder holds::
     checkpoint.pt     the whole state of the search after its last finished epoch
     scalars.csv       one row per epoch, split and group of images          } written when
     arrays.npz        α, probabilities and costs, first axis the epoch      } the search
-    done.json         provenance and the checksums of the two; written last } ends
+    done.json         provenance and all three checksums; written last      } ends
 
 Every file is written under a temporary name and renamed, so that it is whole or not there. Nothing is ever read
 with pickle.
@@ -16,12 +16,11 @@ import hashlib
 import io
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
@@ -72,11 +71,14 @@ class Record:
 def write(folder: Path, name: str, content: bytes) -> None:
     """Write a file whole or not at all."""
     temporary = folder / f".{name}.partial"
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / name)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / name)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def open_run(folder: Path, experiment: Experiment) -> None:
@@ -123,19 +125,17 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
+    damaged = f"{path} is damaged: delete it to start this run again, or restore it"
     try:
+        # A checkpoint is a zip archive; torch writes the checksums of its members but does not compare them.
+        with ZipFile(path) as archive:
+            intact = archive.testzip() is None
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        KeyError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise RecordError(f"{path} is damaged: delete it to start this run again, or restore it") from error
+    except Exception as error:  # whatever a broken archive makes zipfile, torch or a mapping raise
+        raise RecordError(damaged) from error
+    if not intact:
+        raise RecordError(damaged)
     if version != FORMAT:
         raise RecordError(f"{path} has format {version}; this version of wiring reads {FORMAT}")
     return state
@@ -146,12 +146,13 @@ def save(folder: Path, record: Record) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **record.arrays)
     contents = {
+        "experiment.json": (folder / "experiment.json").read_bytes(),
         # repr's shortest form of a float is read back as the same float.
         "scalars.csv": record.scalars.to_csv(index=False, lineterminator="\n").encode(),
         "arrays.npz": buffer.getvalue(),
     }
-    for name, content in contents.items():
-        write(folder, name, content)
+    for name in ("scalars.csv", "arrays.npz"):
+        write(folder, name, contents[name])
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     done = {"format": FORMAT, "provenance": dict(record.provenance), "sha256": checksums}
     write(folder, "done.json", json.dumps(done, indent=1).encode())
@@ -171,13 +172,13 @@ def load(folder: Path | str) -> Record:
         raise RecordError(f"{folder} holds an unfinished run; start the same experiment there to finish it")
     try:
         done = json.loads((folder / "done.json").read_bytes())
-        version, checksums, provenance = done["format"], done["sha256"], done["provenance"]
-    except (ValueError, KeyError, TypeError) as error:
+        version, checksums, provenance = done["format"], dict(done["sha256"]), dict(done["provenance"])
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise RecordError(f"{folder / 'done.json'} is damaged") from error
     if version != FORMAT:
         raise RecordError(f"{folder} has format {version}; this version of wiring reads {FORMAT}")
     contents = {}
-    for name in ("scalars.csv", "arrays.npz"):
+    for name in ("experiment.json", "scalars.csv", "arrays.npz"):
         try:
             contents[name] = (folder / name).read_bytes()
         except OSError as error:
@@ -187,7 +188,7 @@ def load(folder: Path | str) -> Record:
     try:
         with np.load(io.BytesIO(contents["arrays.npz"]), allow_pickle=False) as archive:
             arrays = dict(archive)
-        scalars = pd.read_csv(io.BytesIO(contents["scalars.csv"]), float_precision="round_trip")
+        scalars = pd.read_csv(io.BytesIO(contents["scalars.csv"]))
     except (ValueError, BadZipFile) as error:
         raise RecordError(f"{folder} is damaged: {error}") from error
     return Record(experiment, scalars, arrays, provenance)
@@ -205,5 +206,7 @@ def _experiment(folder: Path) -> Experiment:
         return from_json(path.read_bytes())
     except FileNotFoundError as error:
         raise RecordError(f"{folder} is not a run folder: it has no experiment.json") from error
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise RecordError(f"{path} is damaged: {explain(error)}") from error

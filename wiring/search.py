@@ -29,7 +29,7 @@ from wiring.distributions import SEARCHERS, Distribution, Uniform
 from wiring.evidence import dropped
 from wiring.experiments import Experiment, check_device, to_json
 from wiring.operations import Images
-from wiring.records import GROUPS, Record
+from wiring.records import GROUPS, Record, RecordError
 from wiring.supernet import Supernet
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
@@ -77,7 +77,8 @@ class Search:
         }
 
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(e.seed, "weights").initial_seed())
+            # torch.manual_seed would reach the caller's CUDA generators too.
+            torch.default_generator.manual_seed(generator(e.seed, "weights").initial_seed())
             channels = dataset.pixels.shape[-1]
             supernet = Supernet(e.topology, e.cells, e.channels, len(dataset.classes), channels, e.reductions)
         self.supernet = supernet.to(self.device)
@@ -230,7 +231,6 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
     Diverged
         If the loss stops being a number; the last checkpoint stays.
     """
-    check_device(experiment)
     path = None if folder is None else Path(folder)
     state = None
     if path is not None and (path / "experiment.json").exists():
@@ -238,11 +238,15 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
         if records.is_done(path):
             return records.load(path)
         state = records.load_checkpoint(path)
+    check_device(experiment)
     with _threads(experiment.threads):
         dataset = datasets.load(experiment.data, experiment.image_size, experiment.images, experiment.seed)
         search = Search(experiment, dataset)
         if state is not None:
-            search.load_state_dict(state)
+            try:
+                search.load_state_dict(state)
+            except (KeyError, TypeError, RuntimeError, ValueError) as error:
+                raise RecordError(f"{path}/checkpoint.pt does not fit its experiment: {error}") from error
         if path is not None:
             records.open_run(path, experiment)
         _finish(search, path)

@@ -70,7 +70,7 @@ class Cell(nn.Module):
         zeros = self._zeros(inputs[-1].x)
         return torch.cat([zeros if (node := nodes[j]) is None else node.x for j in self.topology.output], dim=1)
 
-    def _zeros(self, last: Images) -> Images:
+    def _zeros(self, last: Images) -> Float[Tensor, "batch node_channels out_height out_width"]:
         """A node's feature map that nothing reached; ``last`` is what the last input node reads."""
         height, width = (-(-size // self.shrinking) for size in last.shape[2:])
         return last.new_zeros(()).expand(len(last), self.channels, height, width)

@@ -29,8 +29,15 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
     -------
     list of Record
         In the order of the seeds; each is what the same run alone would give.
+
+    Raises
+    ------
+    ValueError
+        If a seed stands twice, and as :func:`wiring.search.run`.
     """
     experiments = [replace(experiment, seed=seed) for seed in seeds]
+    if len(set(experiments)) < len(experiments):
+        raise ValueError(f"seeds {[e.seed for e in experiments]}: a seed stands twice")
     folders = [None if folder is None else Path(folder) / f"seed-{e.seed}" for e in experiments]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     # One device takes one run at a time.

@@ -1,0 +1,332 @@
+"""Every bad command line is refused in one line with status 2 and writes nothing; good ones say where the result is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
+
+from wiring import chapters
+from wiring.__main__ import main
+from wiring.experiments import PRESETS
+from wiring.topology import TOPOLOGIES
+
+QUICK = ["run", "p1-quick", "--images", "32", "--batch", "16", "--cells", "1", "--channels", "2", "--epochs", "2"]
+
+
+def snapshot(folder):
+    return {
+        str(path.relative_to(folder)): (path.read_bytes() if path.is_file() else None) for path in folder.rglob("*")
+    }
+
+
+def notebook(path, *cells):
+    """A chapter of these cells; the first holds the parameters."""
+    content = new_notebook(cells=[new_code_cell(cell) for cell in cells])
+    content.cells[0].metadata["tags"] = ["parameters"]
+    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(content, path)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder beside a book of two chapters and data that is broken in every way."""
+    notebook(
+        tmp_path / "book/tiny.ipynb",
+        "epochs: int = 2  # how long\nrate: float = 0.5\nname: str = 'x'\nsure: bool = True",
+        "print(epochs, rate, name, sure)",
+    )
+    notebook(tmp_path / "book/broken.ipynb", "epochs: int = 2", "1 / 0", "print('never')")
+    monkeypatch.setattr(chapters, "BOOK", tmp_path / "book")
+    for file in ("one/a/x.png", "broken/a/x.png", "broken/b/x.png", "hollow/a/x.png"):
+        (tmp_path / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / file)
+    (tmp_path / "data/broken/b/x.png").write_text("no image")
+    (tmp_path / "data/hollow/empty").mkdir()
+    (tmp_path / "data/foreign").mkdir()
+    (tmp_path / "data/foreign/me.jpg").touch()
+    (tmp_path / "there.ipynb").touch()
+    (tmp_path / "there.json").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments):
+    """The exit status, whether main returns or exits."""
+    try:
+        return main(arguments)
+    except SystemExit as leaving:
+        return leaving.code
+
+
+def refused(here, capsys, arguments, *parts):
+    before = snapshot(here)
+    status = call(*arguments)
+    out, err = capsys.readouterr()
+    assert snapshot(here) == before
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert err.startswith("wiring: ")
+    assert [part for part in parts if part not in err] == []
+
+
+BAD = [
+    # what there is to call
+    ([], "{run,rerun,presets,chapters,bench}"),
+    (["fly"], "'fly'", "run", "rerun", "presets"),
+    (["--epochs", "3"], "run"),
+    (["run"], "preset"),
+    (["rerun"], "chapter"),
+    (["chapters"], "--out"),
+    # presets and fields
+    (["run", "p1"], "'p1'", *PRESETS),
+    (["run", "P1-QUICK"], "'P1-QUICK'", *PRESETS),
+    (["run", "p1-quick", "--epoch", "3"], "--epoch", "--epochs"),
+    (["run", "p1-quick", "--epocs=3"], "--epocs=3", "--epochs"),
+    (["run", "p1-quick", "--nonsense"], "--nonsense", "--epochs"),
+    (["run", "p1-quick", "p1-paper"], "p1-paper"),
+    (["run", "p1-quick", "--epochs"], "--epochs", "one argument"),
+    (["presets", "--all"], "--all"),
+    # values
+    ([*QUICK, "--epochs", "-3"], "epochs", "-3", "1"),
+    ([*QUICK, "--epochs", "0"], "epochs", "0", "1"),
+    ([*QUICK, "--epochs", "2.5"], "epochs", "2.5", "integer"),
+    ([*QUICK, "--epochs", "1e3"], "epochs", "1000.0", "integer"),
+    ([*QUICK, "--epochs", "many"], "epochs", "'many'", "integer"),
+    ([*QUICK, "--epochs", "true"], "epochs", "True", "integer"),
+    ([*QUICK, "--epochs", ""], "epochs", "''", "integer"),
+    ([*QUICK, "--theta_lr", "-0.1"], "theta_lr", "-0.1", "0"),
+    ([*QUICK, "--theta_lr", "NaN"], "theta_lr", "nan"),
+    ([*QUICK, "--theta_lr", "Infinity"], "theta_lr", "inf"),
+    ([*QUICK, "--theta_lr", "fast"], "theta_lr", "'fast'", "number"),
+    ([*QUICK, "--label_noise", "1.5"], "label_noise", "1.5", "1"),
+    ([*QUICK, "--flip", "yes"], "flip", "'yes'", "boolean"),
+    ([*QUICK, "--alpha_betas", "[0.5]"], "alpha_betas"),
+    ([*QUICK, "--alpha_betas", "0.5,0.9"], "alpha_betas", "'0.5,0.9'", "array"),
+    ([*QUICK, "--reductions", "5"], "reductions", "5"),
+    ([*QUICK, "--reductions", "[5]"], "reductions", "5", "1 cells"),
+    ([*QUICK, "--topology", "big"], "topology", "'big'", *TOPOLOGIES),
+    ([*QUICK, "--searcher", "enas"], "searcher", "'enas'", "darts", "snas", "dsnas", "uniform"),
+    ([*QUICK, "--level", "two"], "level", "'two'", "single", "bi"),
+    ([*QUICK, "--device", "tpu"], "device", "'tpu'", "cpu", "cuda"),
+    ([*QUICK, "--seed", "-1"], "seed", "-1"),
+    # data
+    ([*QUICK, "--data", "mnist"], "'mnist'", "digits", "cifar10", "folder:PATH"),
+    ([*QUICK, "--data", "3"], "data", "3", "string"),
+    ([*QUICK, "--data", "folder:nowhere"], "nowhere", "no such folder"),
+    ([*QUICK, "--data", "folder:data/one"], "data/one", "two or more"),
+    ([*QUICK, "--data", "folder:data/hollow"], "data/hollow", "empty"),
+    ([*QUICK, "--data", "folder:data/broken", "--images", "2", "--batch", "2"], "data/broken/b/x.png"),
+    ([*QUICK, "--images", "99999"], "images", "99999", "1797"),
+    ([*QUICK, "--batch", "33"], "batch", "33", "32"),
+    # folders
+    ([*QUICK, "--out", "data/foreign"], "data/foreign", "another folder"),
+    ([*QUICK, "--out", "there.json"], "there.json", "another folder"),
+    # chapters and their parameters
+    (["rerun", "p9"], "'p9'", "broken", "tiny"),
+    (["rerun", "tiny.ipynb"], "'tiny.ipynb'", "broken", "tiny"),
+    (["rerun", "../tiny"], "'../tiny'", "tiny"),
+    (["rerun", "tiny", "-p", "epocs", "3"], "'epocs'", "epochs", "rate", "name", "sure"),
+    (["rerun", "tiny", "-p", "epochs"], "-p", "2 arguments"),
+    (["rerun", "tiny", "-p", "epochs", "three"], "epochs", "'three'", "int"),
+    (["rerun", "tiny", "-p", "epochs", "1e3"], "epochs", "'1e3'", "int"),
+    (["rerun", "tiny", "-p", "epochs", "true"], "epochs", "'true'", "int"),
+    (["rerun", "tiny", "-p", "rate", "fast"], "rate", "'fast'", "float"),
+    (["rerun", "tiny", "-p", "name", "3"], "name", "'3'", "str"),
+    (["rerun", "tiny", "-p", "sure", "yes"], "sure", "'yes'", "bool"),
+    (["rerun", "tiny", "-p", "epochs", "3", "-p", "epocs", "3"], "'epocs'"),
+    (["rerun", "tiny", "--out", "there.ipynb"], "there.ipynb", "exists"),
+    (["rerun", "tiny", "--out", "new.txt"], "new.txt", ".ipynb"),
+    (["rerun", "tiny", "--epochs", "3"], "--epochs", "-p"),
+    # bench
+    (["bench", "--repeats", "0"], "repeats", "0", "1"),
+    (["bench", "--repeats", "few"], "--repeats", "'few'", "int"),
+    (["bench", "--json", "there.json"], "there.json", "exists"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), [(a, b) for a, *b in BAD], ids=[" ".join(a) or "-" for a, *_ in BAD])
+def test_bad_command_line_is_refused_in_one_line_and_writes_nothing(here, capsys, arguments, parts):
+    refused(here, capsys, arguments, *parts)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("preset", ["p1-paper", "p1-quick"])
+def test_cuda_where_there_is_none_is_refused_with_what_there_is(here, capsys, preset):
+    refused(here, capsys, ["run", preset, "--device", "cuda"], "device", "'cuda'", "cpu")
+
+
+def test_no_network_and_no_files_are_refused_in_one_line(here, capsys, monkeypatch):
+    def no_network(*arguments, **options):
+        raise OSError("Temporary failure in name resolution")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    monkeypatch.setenv("WIRING_DATA", str(here / "nothing"))
+    refused(here, capsys, [*QUICK, "--data", "cifar10"], "cifar10", "WIRING_DATA", "name resolution")
+
+
+def test_folder_of_another_experiment_is_refused_with_both_values(here, capsys):
+    assert call(*QUICK, "--out", "mine") == 0
+    capsys.readouterr()
+    refused(here, capsys, [*QUICK, "--out", "mine", "--seed", "4"], "mine", "seed", "0 there", "4 here")
+
+
+def test_truncated_checkpoint_is_refused_with_what_to_do(here, capsys):
+    assert call(*QUICK, "--out", "mine") == 0
+    (here / "mine/done.json").unlink()
+    checkpoint = here / "mine/checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    capsys.readouterr()
+    refused(here, capsys, [*QUICK, "--out", "mine"], "checkpoint.pt", "damaged", "delete it")
+
+
+def test_damaged_record_is_refused_by_the_files_name(here, capsys):
+    assert call(*QUICK, "--out", "mine") == 0
+    (here / "mine/scalars.csv").write_text("epoch\n1\n")
+    capsys.readouterr()
+    refused(here, capsys, [*QUICK, "--out", "mine"], "scalars.csv", "damaged")
+
+
+def python_m_wiring(folder, *arguments):
+    command = [sys.executable, "-W", "error", "-m", "wiring", *arguments]
+    package = str(Path(chapters.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_refusal_of_the_whole_program_is_one_line_too(here):
+    before = snapshot(here)
+    done = python_m_wiring(here, *QUICK, "--epochs", "-3")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("wiring: ")
+    assert done.stderr.count("\n") == 1
+    assert snapshot(here) == before
+
+
+def test_diverged_run_is_said_in_one_line(here, capsys):
+    assert call(*QUICK, "--theta_lr", "1e30", "--theta_lr_min", "1e30", "--out", "mine") not in (0, None)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "theta_lr" in err
+
+
+def test_interrupted_run_says_how_to_go_on_and_goes_on(here, capsys, monkeypatch):
+    from wiring import records
+
+    keep = records.save_checkpoint
+
+    def interrupted(folder, state):
+        keep(folder, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "save_checkpoint", interrupted)
+        assert call(*QUICK, "--out", "mine") == 130
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "resumes" in err
+    assert call(*QUICK, "--out", "mine") == 0
+    assert call(*QUICK, "--out", "whole") == 0
+    for name in ("scalars.csv", "arrays.npz"):
+        assert (here / "mine" / name).read_bytes() == (here / "whole" / name).read_bytes()
+
+
+# what works
+
+
+def test_run_says_where_its_records_are_and_a_second_run_that_it_was_finished_before(here, capsys):
+    assert call(*QUICK) == 0
+    first = capsys.readouterr()
+    (folder,) = (here / "runs").iterdir()
+    assert first.out.startswith(f"runs/{folder.name}: 2 epochs")
+    assert first.err == ""
+    before = snapshot(here)
+    assert call(*QUICK) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert snapshot(here) == before
+
+
+def test_every_field_given_on_the_command_line_reaches_the_experiment(here):
+    given = ["--searcher", "snas", "--alpha_betas", "[0.1,0.2]", "--crop", "2", "--flip", "true", "--theta_lr", "1e-3"]
+    assert call(*QUICK, *given, "--topology", "simplified", "--out", "mine") == 0
+    there = json.loads((here / "mine/experiment.json").read_text())
+    expected = {"searcher": "snas", "alpha_betas": [0.1, 0.2], "crop": 2, "flip": True, "theta_lr": 1e-3, "epochs": 2}
+    assert {name: there[name] for name in expected} == expected
+    assert there["topology"]["inputs"] == [1]
+
+
+def test_different_experiments_get_different_folders(here):
+    assert call(*QUICK) == call(*QUICK, "--seed", "1") == 0
+    assert len(list((here / "runs").iterdir())) == 2
+
+
+def test_presets_are_listed_with_what_is_changed(capsys):
+    assert call("presets") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == list(PRESETS)
+    assert lines[lines.index("p1-paper") + 1 :][:1] == ["    device = cuda"]
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["rerun"], ["presets"], ["chapters"], ["bench"]])
+def test_help_goes_to_stdout(capsys, command):
+    assert call(*command, "--help") == 0
+    out, err = capsys.readouterr()
+    assert "usage" in out
+    assert err == ""
+
+
+def test_whole_program_runs_without_a_warning(here):
+    done = python_m_wiring(here, *QUICK)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_rerun_executes_a_chapter_with_the_parameter(here, capsys):
+    assert call("rerun", "tiny", "-p", "epochs", "3", "-p", "rate", "1e-4") == 0
+    assert "wrote reruns/tiny.ipynb" in capsys.readouterr().out
+    executed = nbformat.read(here / "reruns/tiny.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "3 0.0001 x True\n"
+    assert snapshot(here / "reruns").keys() == {"tiny.ipynb"}
+    source = nbformat.read(here / "book/tiny.ipynb", as_version=4)
+    assert source.cells[-1].outputs == []
+
+
+def test_rerun_keeps_earlier_reruns(here, monkeypatch):
+    monkeypatch.setattr(chapters, "_execute", lambda source, out, values: out.write_text(str(values)))
+    for epochs in "345":
+        assert call("rerun", "tiny", "-p", "epochs", epochs) == 0
+    assert sorted(snapshot(here / "reruns")) == ["tiny-2.ipynb", "tiny-3.ipynb", "tiny.ipynb"]
+    assert (here / "reruns/tiny-3.ipynb").read_text() == "{'epochs': 5}"
+
+
+def test_failing_cell_is_named_with_its_chapter_in_one_line(here, capsys):
+    assert call("rerun", "broken", "--out", "out.ipynb") not in (0, None)
+    *_, last = capsys.readouterr().err.splitlines()  # papermill shows its progress before
+    assert all(part in last for part in ("wiring: ", "'broken'", "cell 2", "ZeroDivisionError"))
+    assert (here / "out.ipynb").exists()
+
+
+def test_failing_chapter_fails_the_book_and_its_file_stays(here, capsys):
+    before = snapshot(here / "book")
+    assert call("chapters", "--out", "fresh") not in (0, None)
+    err = capsys.readouterr().err
+    assert all(part in err for part in ("'broken'", "ZeroDivisionError"))
+    assert "'tiny'" not in err
+    fresh = snapshot(here / "fresh")
+    assert snapshot(here / "book") == before
+    assert fresh["broken.ipynb"] == before["broken.ipynb"]
+    executed = nbformat.reads(fresh["tiny.ipynb"].decode(), as_version=4)
+    assert executed.cells[-1].outputs[0].text == "2 0.5 x True\n"
+    assert fresh.keys() == before.keys()
