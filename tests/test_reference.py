@@ -1,0 +1,69 @@
+"""The reference records are whole, are the preset's, and can be made again."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from wiring import datasets
+from wiring.evidence import CLAIMS, judge
+from wiring.experiments import PRESETS
+from wiring.records import REFERENCE, load, load_reference
+from wiring.search import Search
+
+RUNS = sorted(REFERENCE.glob("*/seed-*"))
+
+
+def test_there_are_reference_runs_of_three_seeds_or_more():
+    assert len(load_reference("p1-reference")) >= 3
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_record_is_whole_and_of_its_preset_and_seed(folder):
+    record = load(folder)  # compares checksums
+    assert record.experiment == replace(PRESETS[folder.parent.name], seed=int(folder.name.removeprefix("seed-")))
+    assert record.arrays["alpha"].shape[0] == record.experiment.epochs + 1
+    assert np.isfinite(record.scalars.query("group == 'all'")[["loss", "entropy", "cost"]]).all(axis=None)
+    assert "CIFAR-10" in record.provenance["data"]
+
+
+def test_flipping_one_bit_of_a_reference_record_is_noticed(tmp_path):
+    for file in RUNS[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    content = bytearray((tmp_path / "scalars.csv").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "scalars.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"scalars\.csv is damaged"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("claim", ["P1a", "P1b"])
+def test_verdict_agrees_with_a_plain_recount(claim):
+    records = load_reference("p1-reference")
+    shares = []
+    for record in records:
+        best = record.arrays["probability"][1:, 0].argmax(-1) == 0
+        half, late = len(best) // 2, len(best) // 10
+        if claim == "P1a":
+            shares.append(max(np.mean(epoch) for epoch in best[:half]))
+        else:
+            back = [edge for edge in best.T if edge.any() and not edge[-late:].any()]
+            shares.append(len(back) / sum(edge.any() for edge in best.T))
+    verdict = judge(claim, records)
+    assert verdict.estimate == pytest.approx(np.mean(shares))
+    assert verdict.seeds == len(records)
+    assert (verdict.low > CLAIMS[claim].threshold) == (verdict.verdict == "holds")
+
+
+@pytest.mark.skipif("WIRING_DATA" not in os.environ, reason="WIRING_DATA names no folder with CIFAR-10")
+def test_first_epoch_of_a_reference_run_repeats():
+    recorded = load(RUNS[0])
+    e = recorded.experiment
+    search = Search(e, datasets.load(e.data, e.image_size, e.images, e.seed))
+    for _ in search.run_epoch():
+        pass
+    again = search.record()
+    # Bit for bit on the recording machine; the digits a processor's kernels round differently are allowed for.
+    assert np.allclose(again.arrays["alpha"][1], recorded.arrays["alpha"][1], atol=2e-2)
+    assert again.scalars.loss[0] == pytest.approx(recorded.scalars.loss[0], abs=1e-2)
