@@ -1,0 +1,63 @@
+"""The chapters as committed: what prints or draws has an output, figures have words, parameters have types."""
+
+import ast
+
+import nbformat
+import pytest
+import yaml
+
+from wiring.chapters import BOOK, TYPES, chapters, parameters
+
+NOTEBOOKS = {name: nbformat.read(path, as_version=4) for name, path in chapters().items()}
+
+
+def code_cells(name):
+    return [cell for cell in NOTEBOOKS[name].cells if cell.cell_type == "code"]
+
+
+def shows_something(source):
+    tree = ast.parse(source)
+    prints = any(isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print" for node in ast.walk(tree))
+    return prints or isinstance(tree.body[-1], ast.Expr)
+
+
+def test_every_chapter_is_in_the_table_of_contents():
+    contents = yaml.safe_load((BOOK / "_toc.yml").read_text())
+    assert NOTEBOOKS
+    assert set(NOTEBOOKS) <= {entry["file"] for entry in contents["chapters"]}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_cell_that_prints_or_draws_stores_an_output_and_none_an_error(name):
+    for number, cell in enumerate(code_cells(name), 1):
+        assert cell.execution_count == number
+        assert bool(cell.outputs) == shows_something(cell.source), cell.source
+        assert {output.output_type for output in cell.outputs} <= {"stream", "execute_result", "display_data"}
+        assert all(output.get("name") != "stderr" for output in cell.outputs)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_figure_has_a_name_a_caption_and_an_alternative_text(name):
+    for cell in code_cells(name):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            figure, image = cell.metadata.mystnb.figure, cell.metadata.mystnb.image
+            assert figure.name.startswith("fig-")
+            assert len(figure.caption) > 40
+            assert len(image.alt) > 40
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_parameters_come_first_typed_and_explained(name):
+    assert code_cells(name)[0].metadata.tags == ["parameters"]
+    found = parameters(name)
+    assert found
+    for parameter in found.values():
+        assert parameter.kind in TYPES
+        assert parameter.help
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_nothing_that_differs_from_run_to_run_is_stored(name):
+    assert set(NOTEBOOKS[name].metadata) <= {"kernelspec", "language_info"}
+    for cell in NOTEBOOKS[name].cells:
+        assert not {"papermill", "execution"} & set(cell.metadata)
