@@ -7,6 +7,7 @@ torchvision; ``folder:PATH`` is any image-folder tree.
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -199,10 +200,14 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
             jpeg = next((tree / "train").glob("*/*.jp*g"), None) is not None
             name = "CIFAR-10 (JPEG copy)" if jpeg else "CIFAR-10 (image folder)"
             return _folder(tree, name, seed, images, image_size)
+    made = not root.exists()
     try:
         # torchvision compares the checksums of its files before it opens them.
         source = CIFAR10(str(root), train=True, download=not (root / CIFAR10.base_folder).is_dir())
     except (OSError, RuntimeError, HTTPException) as error:
+        if made:
+            with suppress(OSError):  # a part of the download may be in it
+                root.rmdir()
         reason = str(error).splitlines()[0]
         raise DataError(
             f"data = 'cifar10': nothing usable in {root} (the folder that WIRING_DATA names: torchvision's "
