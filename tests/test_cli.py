@@ -275,7 +275,8 @@ def test_presets_are_listed_with_what_is_changed(capsys):
     assert call("presets") == 0
     out, err = capsys.readouterr()
     assert err == ""
-    lines = out.splitlines()
+    header, *lines = out.splitlines()
+    assert "authors" in header
     assert [line for line in lines if not line.startswith(" ")] == list(PRESETS)
     assert lines[lines.index("p1-paper") + 1 :][:1] == ["    device = cuda"]
 

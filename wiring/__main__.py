@@ -1,6 +1,7 @@
 """The command line: ``python -m wiring {run,rerun,presets,chapters,bench} ...``."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from hashlib import sha256
@@ -9,7 +10,18 @@ from typing import NoReturn, TypeAlias
 
 from pydantic import ValidationError
 
-from wiring.experiments import DESCRIPTIONS, PRESETS, changed, explain, from_texts, preset, to_json, with_fields
+from wiring.experiments import (
+    DESCRIPTIONS,
+    PRESETS,
+    Experiment,
+    changed,
+    explain,
+    from_texts,
+    preset,
+    to_dict,
+    to_json,
+    with_fields,
+)
 from wiring.records import is_done
 from wiring.search import run
 
@@ -62,8 +74,10 @@ def _add_run(commands: Commands) -> None:
     )
     parser.add_argument("preset", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET-<digest of the experiment>")
+    authors = to_dict(Experiment()) | {"topology": "minimal"}
     for name, meaning in DESCRIPTIONS.items():
-        parser.add_argument(f"--{name}", metavar="VALUE", help=meaning)
+        default = json.dumps(authors[name]).strip('"')
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{meaning} (authors: {default})")
     parser.set_defaults(call=_run)
 
 
@@ -114,6 +128,7 @@ def _add_presets(commands: Commands) -> None:
 
 
 def _presets(options: argparse.Namespace) -> None:
+    print("where each preset differs from the authors' settings for DSNAS (the defaults in `run --help`)")
     for name, experiment in PRESETS.items():
         print(name)
         for field, value in changed(experiment).items():

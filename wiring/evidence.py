@@ -114,7 +114,7 @@ class Verdict:
         claim = CLAIMS[self.claim]
         return (
             f"{self.claim} {self.verdict}: {claim.statement}\n"
-            f"    {claim.quantity}:\n    {self.estimate:.2f}, 95 % interval [{self.low:.2f}, {self.high:.2f}] "
+            f"  {claim.quantity}:\n  {self.estimate:.2f}, 95 % interval [{self.low:.2f}, {self.high:.2f}] "
             f"over {self.seeds} seeds; holds above {claim.threshold:g}"
         )
 

@@ -152,7 +152,8 @@ def none_probability(records: Sequence[Record]) -> Figure:
         curves = np.stack([record.arrays["probability"][:, 0] for record in records])
         gone = dropped(curves)
         epochs = np.arange(curves.shape[1])
-        floor = -0.06 - 0.05 * len(records)
+        top = min(1.0, 1.15 * float(curves[..., NONE].max()))
+        row = 0.05 * top  # the dots' rows, below the axis
         for number, panel in enumerate(panels):
             if number >= len(topology.edges):
                 panel.axis("off")
@@ -161,12 +162,12 @@ def none_probability(records: Sequence[Record]) -> Figure:
             for seed, curve in enumerate(curves[:, :, number, NONE]):
                 panel.plot(epochs, curve, color=colour, lw=0.8, alpha=0.6)
                 when = epochs[gone[seed, :, number]]
-                panel.plot(when, np.full(len(when), -0.05 - 0.05 * seed), ".", color=colour, ms=3)
+                panel.plot(when, np.full(len(when), -row * (seed + 1)), ".", color=colour, ms=3)
             panel.plot(epochs, curves[:, :, number, NONE].mean(0), color=colour, lw=2.2)
             panel.axhline(0, color="0.6", lw=0.6)
             panel.set_title(f"edge {number} {topology.edges[number]}")
-            panel.set_ylim(floor, 1)
-            panel.set_yticks([0, 0.5, 1])
+            panel.set_ylim(-row * (len(records) + 1), top)
+            panel.set_yticks([tick for tick in (0, 0.1, 0.2, 0.5, 1.0) if tick <= top])
         figure.supxlabel("epoch")
         figure.supylabel("p(None)")
         used = dict.fromkeys(edge_kind(topology, number) for number in range(len(topology.edges)))

@@ -33,9 +33,11 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
     Raises
     ------
     ValueError
-        If a seed stands twice, and as :func:`wiring.search.run`.
+        If there is no seed, or one stands twice, and as :func:`wiring.search.run`.
     """
     experiments = [replace(experiment, seed=seed) for seed in seeds]
+    if not experiments:
+        raise ValueError("seeds: none given; at least one run is needed")
     if len(set(experiments)) < len(experiments):
         raise ValueError(f"seeds {[e.seed for e in experiments]}: a seed stands twice")
     folders = [None if folder is None else Path(folder) / f"seed-{e.seed}" for e in experiments]
