@@ -331,3 +331,24 @@ def test_failing_chapter_fails_the_book_and_its_file_stays(here, capsys):
     executed = nbformat.reads(fresh["tiny.ipynb"].decode(), as_version=4)
     assert executed.cells[-1].outputs[0].text == "2 0.5 x True\n"
     assert fresh.keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (("preset", "p1-fast"), ("p1-fast", "p1-quick")),
+        (("epochs", "0"), ("epochs = 0", "greater than or equal to 1")),
+        (("searcher", "DSNAS"), ("searcher = 'DSNAS'", "'dsnas'")),
+        (("topology", "big"), ("topology = 'big'", "minimal")),
+        (("data", "mnist"), ("data = 'mnist'", "digits, cifar10, folder:PATH")),
+        (("data", "folder:nowhere"), ("folder:nowhere", "no such folder")),
+        (("theta_lr", "-1"), ("theta_lr = -1", "greater than or equal to 0")),
+    ],
+)
+def test_rerun_refuses_what_the_preset_cannot_be_before_a_kernel_starts(here, capsys, monkeypatch, given, parts):
+    types = {"epochs": "int", "searcher": "str", "topology": "str", "data": "str", "theta_lr": "float"}
+    cell = "\n".join(f"{name} = None  # type: {kind}|None what" for name, kind in types.items())
+    cell = "preset: str = 'p1-quick'  # which\n" + cell
+    notebook(here / "book/search.ipynb", cell)
+    monkeypatch.setattr(chapters, "_execute", None)  # a call would fail
+    refused(here, capsys, ["rerun", "search", "-p", *given], *parts)

@@ -3,6 +3,7 @@
 papermill itself only warns of an unknown parameter and takes ``1e-4`` for a text; here both are checked first.
 """
 
+import ast
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,8 @@ from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 
-from wiring.experiments import from_texts
+from wiring import datasets
+from wiring.experiments import DESCRIPTIONS, from_texts, preset
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
@@ -77,6 +79,8 @@ def check(name: str, given: Mapping[str, str]) -> dict[str, Any]:
     ------
     ChapterError
         If the chapter has no such parameter, or the text is no value of its type.
+    ValueError
+        If the chapter's preset cannot take the values, or its data set is not there.
     """
     there, values = parameters(name), from_texts(given)
     for key, text in given.items():
@@ -94,6 +98,12 @@ def check(name: str, given: Mapping[str, str]) -> dict[str, Any]:
             raise ChapterError(
                 f"parameter {key} = {text!r} of chapter {name!r}: {reason} ({there[key].kind})"
             ) from error
+    if "preset" in there:
+        # Parameters named like an experiment's fields are changes to the preset: refuse them here, in one line, and
+        # not in a kernel. One image tells whether the data set is there.
+        chosen = values.get("preset", ast.literal_eval(there["preset"].default))
+        experiment = preset(chosen, **{key: value for key, value in values.items() if key in DESCRIPTIONS})
+        datasets.load(experiment.data, experiment.image_size, images=1)
     return values
 
 
