@@ -522,5 +522,8 @@ def test_run_seeds_gives_what_the_single_runs_give(tmp_path):
         assert contents(records.load(tmp_path / f"seed-{seed}")) == contents(record)
 
 
-def test_run_seeds_of_no_seeds_is_empty():
-    assert run_seeds(TINY, []) == []
+def test_run_seeds_of_no_seeds_or_of_one_twice_is_refused():
+    with pytest.raises(ValueError, match="none given"):
+        run_seeds(TINY, [])
+    with pytest.raises(ValueError, match="a seed stands twice"):
+        run_seeds(TINY, [1, 0, 1])
