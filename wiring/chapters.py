@@ -21,6 +21,7 @@ from traitlets.config import Config
 
 from wiring import datasets
 from wiring.experiments import DESCRIPTIONS, from_texts, preset
+from wiring.records import write
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
@@ -92,12 +93,10 @@ def check(name: str, given: Mapping[str, str]) -> dict[str, Any]:
         if kind not in TYPES:
             raise ChapterError(f"parameter {key} of chapter {name!r} is typed {kind}; allowed: {', '.join(TYPES)}")
         try:
-            values[key] = TypeAdapter(TYPES[there[key].kind]).validate_python(values[key], strict=True)
+            values[key] = TypeAdapter(TYPES[kind]).validate_python(values[key], strict=True)
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
-            raise ChapterError(
-                f"parameter {key} = {text!r} of chapter {name!r}: {reason} ({there[key].kind})"
-            ) from error
+            raise ChapterError(f"parameter {key} = {text!r} of chapter {name!r}: {reason} ({kind})") from error
     if "preset" in there:
         # Parameters named like an experiment's fields are changes to the preset: refuse them here, in one line, and
         # not in a kernel. One image tells whether the data set is there.
@@ -165,9 +164,7 @@ def execute_all(out: Path) -> None:
             except ChapterError as error:
                 failures.append(str(error))
                 continue
-            partial = out / f".{path.name}.partial"
-            partial.write_text(_without_run_metadata(executed))
-            partial.replace(out / path.name)
+            write(out, path.name, _without_run_metadata(executed).encode())
     if failures:
         raise ChapterError("; ".join(failures))
 
