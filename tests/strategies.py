@@ -7,7 +7,6 @@ import torch
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from plain import NAMES, Network, copy_weights
-from torch import nn
 
 from wiring.gates import Gates
 from wiring.supernet import Supernet
@@ -25,7 +24,7 @@ def examples(number):
 def without_eps(module):
     """Let batch normalisation be exactly homogeneous of degree 0, as in the paper's theorems; torch refuses eps 0."""
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if hasattr(part, "eps"):
             part.eps = 1e-30
     return module
 
@@ -97,13 +96,13 @@ class Case:
 
     def one_hot(self, chosen):
         active = torch.tensor([[[name in own for name in NAMES] for own in cell] for cell in chosen])
-        return Gates(active.to(self.dtype), active, hard=True)
+        return Gates(active.to(self.dtype), active)
 
     def mixed(self):
         """Random weights for all candidates: the gates, whose values want a gradient, and the plain mixed network."""
         active = self.topology.allowed().expand(self.cells, -1, -1)
         values = torch.rand(active.shape, generator=self.generator, dtype=self.dtype).requires_grad_()
-        return Gates(values, active, hard=False), self.network([self.topology.candidates] * self.cells)
+        return Gates(values, active), self.network([self.topology.candidates] * self.cells)
 
 
 @st.composite

@@ -148,7 +148,6 @@ def test_dsnas_gradient_is_the_cost_times_the_score(case):
 @examples(20)
 def test_dsnas_draws_one_allowed_operation_and_all_cells_of_a_kind_the_same(topology, seed):
     gates = DSNAS(topology, [0, 1, 0, 1], std=1.0, generator=generator(seed)).draw(generator(seed))
-    assert gates.hard
     assert torch.equal(gates.values.bool(), gates.active)
     assert (gates.active.sum(-1) == 1).all()
     assert not (gates.active & ~topology.allowed()).any()

@@ -7,10 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, examples, without_eps
 
-from wiring.operations import NAMES, NONE, OPERATIONS, FactorizedReduce, Node, ReLUConvBN
+from wiring.gates import mix
+from wiring.normalise import EPS
+from wiring.operations import NAMES, NONE, OPERATIONS, Depthwise, FactorizedReduce, Node, ReLUConvBN
 
+close = torch.testing.assert_close
 MODULES = [name for name in NAMES if name != "none"]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+def run(module, x):
+    """The operation's output alone, with all that is left for a node to compute."""
+    return mix([module(Node(x))], torch.ones(len(x), 1, dtype=x.dtype))
 
 
 def gradients(output, x, module, direction):
@@ -21,7 +29,7 @@ def assert_same_function(ours, theirs, x):
     """Outputs, and the gradients of the input and of every weight, agree."""
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
     x.requires_grad_()
-    output, expected = ours(Node(x)), theirs(x)
+    output, expected = run(ours, x), theirs(x)
     direction = torch.randn(expected.shape, dtype=x.dtype)
     pairs = zip(
         [output, *gradients(output, x, ours, direction)],
@@ -87,23 +95,22 @@ def test_input_nodes_equal_torchs_modules(x, channels):
 @pytest.mark.parametrize("size", [(6, 8), (5, 7), (4, 9)])
 @pytest.mark.parametrize("name", MODULES)
 def test_stride_2_halves_the_size_and_rounds_up(name, size):
-    output = OPERATIONS[name](2, 2)(Node(torch.randn(2, 2, *size)))
+    output = run(OPERATIONS[name](2, 2), torch.randn(2, 2, *size))
     assert output.shape == (2, 2, (size[0] + 1) // 2, (size[1] + 1) // 2)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_average_pool_does_not_count_padding(stride):
     ones = torch.ones(1, 2, 5, 6)
-    assert torch.equal(OPERATIONS["avg_pool_3x3"](2, stride).pool(ones), ones[:, :, ::stride, ::stride])
+    close(OPERATIONS["avg_pool_3x3"](2, stride).pool(ones, stride), ones[:, :, ::stride, ::stride])
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_batch_norm_has_no_parameters_and_uses_the_batch_in_evaluation_too(name):
-    module, x = OPERATIONS[name](3, 1), Node(torch.randn(4, 3, 5, 5))
-    norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
-    assert len(norms) == {"skip": 0, "sep_": 2}.get(name[:4], 1)
-    assert not any(norm.state_dict() for norm in norms)
-    assert torch.equal(module.train()(x), module.eval()(x))
+    module, x = OPERATIONS[name](3, 1), torch.randn(4, 3, 5, 5)
+    assert len([part for part in module.modules() if hasattr(part, "eps")]) == {"skip": 0, "sep_": 2}.get(name[:4], 1)
+    assert {key.split(".")[-1] for key in module.state_dict()} <= {"weight"}
+    assert torch.equal(run(module.train(), x), run(module.eval(), x))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -112,10 +119,45 @@ def test_all_but_skip_are_homogeneous_of_degree_0(name):
     module, x = OPERATIONS[name](3, 1).double(), torch.randn(4, 3, 5, 5, dtype=torch.float64)
     without_eps(module)
     factor = 3 if name == "skip_connect" else 1
-    torch.testing.assert_close(module(Node(3 * x)), factor * module(Node(x)), rtol=1e-10, atol=1e-10)
+    close(run(module, 3 * x), factor * run(module, x), rtol=1e-10, atol=1e-10)
 
 
-def test_a_nodes_relu_is_computed_once():
-    node = Node(torch.randn(1, 1, 3, 3))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_depthwise_convolution_has_the_librarys_gradients(kernel, dilation, dtype):
+    @given(SEEDS, st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 10), st.integers(1, 10)))
+    @examples(8)
+    def check(seed, shape):
+        torch.manual_seed(seed)
+        ours = Depthwise(shape[1], kernel, dilation=dilation).to(dtype)
+        around = dilation * (kernel // 2)
+        theirs = torch.nn.Conv2d(
+            shape[1], shape[1], kernel, padding=around, dilation=dilation, groups=shape[1], bias=False, dtype=dtype
+        )
+        theirs.load_state_dict(ours.state_dict())
+        x, direction = torch.randn(2, *shape, dtype=dtype)
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        output, expected = ours(x), theirs(x)
+        for own, library in zip(
+            [output, *gradients(output, x, ours, direction)],
+            [expected, *gradients(expected, x, theirs, direction)],
+            strict=True,
+        ):
+            close(own, library, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+    check()
+
+
+def test_what_a_node_has_no_weights_for_is_computed_once():
+    node, calls = Node(torch.randn(1, 1, 3, 3)), []
+
+    def pool(x, stride):
+        calls.append(stride)
+        return x[:, :, ::stride, ::stride]
+
     assert torch.equal(node.rectified, node.x.clamp(min=0))
     assert node.rectified is node.rectified
+    assert node.pooled(pool, 1, EPS) is node.pooled(pool, 1, EPS)
+    assert node.pooled(pool, 2, EPS).features.shape == (1, 1, 2, 2)
+    assert calls == [1, 2]

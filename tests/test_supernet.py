@@ -87,7 +87,7 @@ def test_two_reductions_in_a_row_give_the_same_networks(seed):
 def test_gates_of_each_image_weigh_that_image_alone(case):
     gates, _ = case.mixed()
     image = gates.values.detach().expand(case.batch, *gates.values.shape)
-    close(case.supernet(case.images, Gates(image, gates.active, hard=False)), case.supernet(case.images, gates))
+    close(case.supernet(case.images, Gates(image, gates.active)), case.supernet(case.images, gates))
 
 
 def reached(topology, chosen):
@@ -122,11 +122,10 @@ def test_only_sampled_operations_that_something_reaches_run_and_learn(case):
                     assert all(weight.grad is None for weight in operation.parameters())
 
 
-@given(cases(MINIMAL), st.booleans())
+@given(cases(MINIMAL))
 @examples(10)
-def test_without_any_operation_logits_are_zero_and_learning_goes_on(case, hard):
-    nothing = case.one_hot([[("none",)] * 5] * case.cells)
-    gates = Gates(nothing.values, nothing.active, hard)
+def test_without_any_operation_logits_are_zero_and_learning_goes_on(case):
+    gates = case.one_hot([[("none",)] * 5] * case.cells)
     logits = case.supernet(case.images, gates)
     assert torch.equal(logits, torch.zeros(case.batch, case.classes, dtype=torch.float64))
     loss = cross_entropy(logits, case.labels)

@@ -66,7 +66,7 @@ class Distribution(nn.Module):
 
     def _relaxed(self, weights: Alpha) -> Gates:
         active = self.allowed.expand(len(self.kinds), -1, -1)
-        return Gates(weights[self.kinds], active, hard=False)
+        return Gates(weights[self.kinds], active)
 
 
 class DARTS(Distribution):
@@ -98,7 +98,7 @@ class DSNAS(Distribution):
         chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
         one_hot = torch.zeros_like(probability.flatten(0, 1)).scatter_(1, chosen, 1.0).view_as(probability)
         active = one_hot[self.kinds]
-        return Gates(active.to(self.alpha.device), active.bool(), hard=True)
+        return Gates(active.to(self.alpha.device), active.bool())
 
     @torch.no_grad()
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:

@@ -12,7 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from wiring.normalise import Affine, Normalised, images, pixels
 from wiring.operations import Images
+
+#: What an operation hands to the node that it ends in.
+Output = Images | Normalised
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,10 @@ class Gates:
         The gates, one per cell, edge and operation; with a leading axis, one per image as well.
     active
         On the CPU: which operations run. The others cost neither time nor memory.
-    hard
-        Every active gate is 1, so that outputs are passed on and not multiplied (one-hot sampling).
     """
 
     values: Float[Tensor, "*image cell edge operation"]
     active: Bool[Tensor, "cell edge operation"]
-    hard: bool
 
 
 def image_dot(a: Images, b: Images) -> Float[Tensor, " batch"]:
@@ -42,37 +43,45 @@ def image_dot(a: Images, b: Images) -> Float[Tensor, " batch"]:
 
 
 class _Mix(torch.autograd.Function):
-    """``sum_k gate_k * output_k``, whose gradient with respect to ``gate_k`` is ``<dL/dsum, output_k>``, per image."""
-
     @staticmethod
-    def forward(ctx: Any, hard: bool, *tensors: Tensor) -> Tensor:
-        outputs, gates = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-        ctx.hard = hard
-        # Hard gates that nobody measures need nothing for the way back.
-        ctx.measured = not hard or any(ctx.needs_input_grad[1 + len(outputs) :])
-        if ctx.measured:
-            ctx.save_for_backward(*tensors)
-        if not hard:
-            outputs = tuple(_scale(x, gate) for x, gate in zip(outputs, gates, strict=True))
-        return _total(outputs)
+    def forward(ctx: Any, outputs: list[Output], gates: Tensor, *tensors: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gates, *tensors)
+        features: Any = tensors[: len(outputs)]
+        waiting = [output for output in outputs if isinstance(output, Normalised)]
+        ctx.ready = len(outputs) - len(waiting)
+        ctx.affine = Affine(waiting) if waiting else None
+        total = gates.new_zeros(())
+        if ctx.affine is not None:
+            total = ctx.affine.apply(gates[:, ctx.ready :], [pixels(x) for x in features[ctx.ready :]])
+        for x, gate in zip(features[: ctx.ready], gates.T, strict=False):
+            total = torch.addcmul(total, pixels(x), gate[:, None, None])
+        return images(total, features[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[1:]
+        gates, *tensors = ctx.saved_tensors
+        features, weights = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         # A concatenation hands back a slice, a mean an expanded tensor: every kernel behind would stride through it.
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        if not ctx.measured:
-            return None, *(gradient if need else None for need in needed)
-        tensors = ctx.saved_tensors
-        outputs, gates = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-        to_outputs = [
-            (gradient if ctx.hard else _scale(gradient, gate)) if need else None
-            for gate, need in zip(gates, needed[: len(gates)], strict=True)
-        ]
-        to_gates = [
-            image_dot(gradient, x) if need else None for x, need in zip(outputs, needed[len(outputs) :], strict=True)
-        ]
-        return None, *to_outputs, *to_gates
+        g = pixels(gradient)
+        to_features = [g * gate[:, None, None] for gate in gates.T[: ctx.ready]]
+        to_gates = [image_dot(gradient, x)[:, None] for x in features[: ctx.ready]]
+        to_weights: list[Tensor | None] = [None] * len(weights)
+        if ctx.affine is not None:
+            normalised = [pixels(x) for x in features[ctx.ready :]]
+            with torch.autocast(g.device.type, enabled=False):
+                to_normalised, own, costs = ctx.affine.pull_back(gates[:, ctx.ready :], normalised, g)
+            to_features += to_normalised
+            to_gates.append(costs)
+            for k, (weight, to_weight) in enumerate(zip(weights[ctx.ready :], own, strict=True), ctx.ready):
+                if weight is not None:
+                    to_weights[k] = to_weight.view_as(weight).to(weight.dtype)
+        return (
+            None,
+            torch.cat(to_gates, dim=1).to(gates.dtype),
+            *(images(x, like) for x, like in zip(to_features, features, strict=True)),
+            *to_weights,
+        )
 
 
 class _Tap(torch.autograd.Function):
@@ -94,18 +103,13 @@ def tap(x: Images, gate: Float[Tensor, " batch"]) -> Images:
     return tapped
 
 
-def mix(outputs: list[Images], gates: list[Float[Tensor, " batch"]], hard: bool) -> Images:
-    """``sum_k gate_k * output_k``; ``hard`` promises that every gate is 1 and saves the products."""
-    mixed: Tensor = _Mix.apply(hard, *outputs, *gates)
+def mix(outputs: list[Output], gates: Float[Tensor, "batch output"]) -> Images:
+    """``sum_k gate_k * output_k``, whose gradient with respect to ``gate_k`` is ``<dL/dsum, output_k>``, per image.
+
+    Outputs that are ready come before those still to be normalised.
+    """
+    features = [output.features if isinstance(output, Normalised) else output for output in outputs]
+    weights = [output.weight if isinstance(output, Normalised) else None for output in outputs]
+    with torch.autocast(gates.device.type, enabled=False):
+        mixed: Tensor = _Mix.apply(outputs, gates, *features, *weights)
     return mixed
-
-
-def _scale(x: Images, gate: Float[Tensor, " batch"]) -> Images:
-    return x * gate.to(x.dtype)[:, None, None, None]
-
-
-def _total(outputs: list[Images] | tuple[Images, ...]) -> Images:
-    total = outputs[0]
-    for output in outputs[1:]:
-        total = total + output
-    return total

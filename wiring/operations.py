@@ -16,18 +16,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
+from wiring.normalise import EPS, Normalised, normalised_relu
+
 Images = Float[Tensor, "batch channel height width"]
 
 
 class Node:
-    """A node's feature map ``x``; its ReLU is computed once, for all the operations that read it."""
+    """A node's feature map ``x``; what has no weights is computed once, for all the operations that read it."""
 
     def __init__(self, x: Images) -> None:
         self.x = x
+        self._pooled: dict[Any, Normalised] = {}
 
     @cached_property
     def rectified(self) -> Images:
         return F.relu(self.x)
+
+    def pooled(self, pool: Callable[[Tensor, int], Tensor], stride: int, eps: float) -> Normalised:
+        key = pool, stride, eps
+        if key not in self._pooled:
+            self._pooled[key] = Normalised(pool(self.x, stride), None, eps)
+        return self._pooled[key]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -39,6 +48,37 @@ def pointwise(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d
     return nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
 
 
+def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
+    """The kernel's gradient of a depthwise convolution that keeps the image's size.
+
+    On a CPU the library is fast for kernels up to three columns wide and without dilation only, so wider ones are cut
+    into such strips, and a dilated one is a plain one on the grids of every ``dilation``-th row and column. In memory
+    the columns of such grids lie side by side like channels, which is how they are taken.
+    """
+    channels, padding = x.shape[1], kernel // 2
+    if x.device.type != "cpu":
+        shape = (channels, 1, kernel, kernel)
+        return conv2d_weight(x, shape, gradient, padding=dilation * padding, dilation=dilation, groups=channels)
+    x, gradient = _grids(x, dilation), _grids(gradient, dilation)
+    strips, columns = [], gradient.shape[3]
+    x = F.pad(x, (padding, padding))
+    for left in range(0, kernel, 3):
+        width = min(3, kernel - left)
+        shape = (dilation * channels, 1, kernel, width)
+        seen = x[..., left : left + columns + width - 1]
+        strips.append(conv2d_weight(seen, shape, gradient, padding=(padding, 0), groups=shape[0]))
+    return torch.cat(strips, dim=3).unflatten(0, (dilation, channels)).sum(0)
+
+
+def _grids(x: Images, step: int) -> Float[Tensor, "grid_image column_channel grid_height grid_width"]:
+    """Every ``step``-th row as an image and every ``step``-th column as channels of their own."""
+    if step == 1:
+        return x
+    height, width = x.shape[2:]
+    rows = F.pad(x, (0, -width % step, 0, -height % step)).permute(0, 2, 3, 1).unflatten(1, (-1, step))
+    return torch.cat(rows.unflatten(3, (-1, step)).flatten(4).unbind(2)).permute(0, 3, 1, 2)
+
+
 class _SameDepthwise(torch.autograd.Function):
     """A depthwise convolution that keeps the image's size.
 
@@ -48,15 +88,19 @@ class _SameDepthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.geometry = {"padding": padding, "dilation": dilation, "groups": len(weight)}
         return F.conv2d(x, weight, **ctx.geometry)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        to_x = F.conv2d(gradient, weight.flip(2, 3), **ctx.geometry) if ctx.needs_input_grad[0] else None
-        to_weight = conv2d_weight(x, weight.shape, gradient, **ctx.geometry) if ctx.needs_input_grad[1] else None
+        kernel, to_x, to_weight = weight.to(gradient.dtype), None, None
+        if ctx.needs_input_grad[0]:
+            to_x = F.conv2d(gradient, kernel.flip(2, 3), **ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            x = x.to(gradient.dtype)
+            to_weight = _depthwise_weight_gradient(x, gradient, weight.shape[-1], ctx.geometry["dilation"])
         return to_x, to_weight, None, None
 
 
@@ -70,11 +114,7 @@ class Depthwise(nn.Conv2d):
     def forward(self, x: Images) -> Float[Tensor, "batch channel out_height out_width"]:
         if self.stride != (1, 1):
             return super().forward(x)
-        weight: Tensor = self.weight
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
-        y: Tensor = _SameDepthwise.apply(x, weight, self.padding[0], self.dilation[0])
+        y: Tensor = _SameDepthwise.apply(x, self.weight, self.padding[0], self.dilation[0])
         return y
 
 
@@ -99,6 +139,25 @@ class FactorizedReduce(nn.Module):
         return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
 
 
+class _ReLUConv(torch.autograd.Function):
+    """ReLU and 1x1 convolution. The ReLU is computed again on the way back: a cell's output is kept once, not twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(F.relu(x), weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rectified, kernel = F.relu(x).to(gradient.dtype), weight.to(gradient.dtype)
+        one, zero, needed = [1, 1], [0, 0], [*ctx.needs_input_grad, False]
+        to_x, to_weight, _ = torch.ops.aten.convolution_backward(
+            gradient, rectified, kernel, None, one, zero, one, False, zero, 1, needed
+        )
+        return None if to_x is None else torch.ops.aten.threshold_backward(to_x, x.to(to_x.dtype), 0), to_weight
+
+
 class ReLUConvBN(nn.Module):
     """ReLU, 1x1 convolution, BN: how a cell reads the output of an earlier cell."""
 
@@ -108,62 +167,76 @@ class ReLUConvBN(nn.Module):
         self.norm = batch_norm(channels_out)
 
     def forward(self, node: Node) -> Images:
-        return self.norm(self.conv(node.rectified))
+        return self.norm(_ReLUConv.apply(node.x, self.conv.weight))
+
+
+class PointwiseBN(nn.Module):
+    """A 1x1 convolution without bias, then batch normalisation: left for the node that sums it up to compute."""
+
+    def __init__(self, channels: int, eps: float = EPS) -> None:
+        super().__init__()
+        self.weight, self.eps = pointwise(channels, channels).weight, eps
+
+    def forward(self, x: Images) -> Normalised:
+        return Normalised(x, self.weight, self.eps)
 
 
 class Pool(nn.Module):
-    def __init__(self, pool: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.pool = pool
-        self.norm = batch_norm(channels)
+    """A pool, then batch normalisation."""
 
-    def forward(self, node: Node) -> Images:
-        return self.norm(self.pool(node.x))
+    def __init__(self, pool: Callable[[Tensor, int], Tensor], stride: int, eps: float = EPS) -> None:
+        super().__init__()
+        self.pool, self.stride, self.eps = pool, stride, eps
+
+    def forward(self, node: Node) -> Normalised:
+        return node.pooled(self.pool, self.stride, self.eps)
 
 
 class SeparableConv(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(
-            Depthwise(channels, kernel, stride), pointwise(channels, channels), batch_norm(channels)
-        )
-        self.second = nn.Sequential(Depthwise(channels, kernel), pointwise(channels, channels), batch_norm(channels))
+        self.first = nn.Sequential(Depthwise(channels, kernel, stride), PointwiseBN(channels))
+        self.second = nn.Sequential(Depthwise(channels, kernel), PointwiseBN(channels))
 
-    def forward(self, node: Node) -> Images:
-        return self.second(F.relu(self.first(node.rectified)))
+    def forward(self, node: Node) -> Normalised:
+        output: Normalised = self.second(normalised_relu(self.first(node.rectified)))
+        return output
 
 
 class DilatedConv(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(
-            Depthwise(channels, kernel, stride, dilation=2),
-            pointwise(channels, channels),
-            batch_norm(channels),
-        )
+        self.conv = nn.Sequential(Depthwise(channels, kernel, stride, dilation=2), PointwiseBN(channels))
 
-    def forward(self, node: Node) -> Images:
-        return self.conv(node.rectified)
+    def forward(self, node: Node) -> Normalised:
+        output: Normalised = self.conv(node.rectified)
+        return output
 
 
 def skip_connect(channels: int, stride: int) -> nn.Module:
     return SkipConnect() if stride == 1 else FactorizedReduce(channels, channels)
 
 
-def max_pool(channels: int, stride: int) -> nn.Module:
-    return Pool(nn.MaxPool2d(3, stride=stride, padding=1), channels)
+def max_pool(x: Tensor, stride: int) -> Tensor:
+    return F.max_pool2d(x, 3, stride, 1)
 
 
-def avg_pool(channels: int, stride: int) -> nn.Module:
-    return Pool(nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False), channels)
+def avg_pool(x: Tensor, stride: int) -> Tensor:
+    """The mean of the pixels inside the image, by a convolution with ones: faster than a pool, and keeps no input."""
+    ones = x.new_ones(x.shape[1], 1, 3, 3)
+    inside = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), ones[:1], stride=stride, padding=1)
+    if stride != 1:
+        return F.conv2d(x, ones, stride=stride, padding=1, groups=len(ones)) / inside
+    total: Tensor = _SameDepthwise.apply(x, ones, 1, 1)
+    return total / inside
 
 
 #: Name -> factory(channels, stride). ``none`` has no module: it is skipped, and its cost is 0.
 OPERATIONS: dict[str, Callable[[int, int], nn.Module] | None] = {
     "none": None,
     "skip_connect": skip_connect,
-    "max_pool_3x3": max_pool,
-    "avg_pool_3x3": avg_pool,
+    "max_pool_3x3": lambda channels, stride: Pool(max_pool, stride),
+    "avg_pool_3x3": lambda channels, stride: Pool(avg_pool, stride),
     "sep_conv_3x3": lambda channels, stride: SeparableConv(channels, 3, stride),
     "dil_conv_3x3": lambda channels, stride: DilatedConv(channels, 3, stride),
     "dil_conv_5x5": lambda channels, stride: DilatedConv(channels, 5, stride),

@@ -74,7 +74,7 @@ class PlainSupernet(nn.Module):
         outputs = [self.stem(images)]
         for cell, values, active in zip(self.cells, gates.values, gates.active.tolist(), strict=True):
             inputs = [outputs[max(0, len(outputs) - back)] for back in self.topology.inputs]
-            outputs.append(cell(inputs, values, active, gates.hard))
+            outputs.append(cell(inputs, values, active))
         logits: Tensor = self.classifier(outputs[-1].mean((2, 3)))
         return logits
 
@@ -89,7 +89,8 @@ class _Cell(nn.Module):
             for names in topology.candidates
         )
 
-    def forward(self, inputs: list[Tensor], values: Tensor, active: list[list[bool]], hard: bool) -> Tensor:
+    def forward(self, inputs: list[Tensor], values: Tensor, active: list[list[bool]]) -> Tensor:
+        one = (values == 1).tolist()
         nodes = [read(x) for read, x in zip(self.inputs, inputs, strict=True)]
         for j in self.topology.intermediate:
             total = torch.zeros_like(nodes[0])
@@ -97,6 +98,6 @@ class _Cell(nn.Module):
                 for k, name in enumerate(NAMES):
                     if end == j and name in self.edges[number] and active[number][k]:
                         output = self.edges[number][name](nodes[i])
-                        total = total + (output if hard else values[number, k] * output)
+                        total = total + (output if one[number][k] else values[number, k] * output)
             nodes.append(total)
         return torch.cat([nodes[j] for j in self.topology.output], dim=1)

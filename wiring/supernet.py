@@ -14,8 +14,6 @@ from wiring.gates import Gates, mix
 from wiring.operations import NAMES, OPERATIONS, FactorizedReduce, Images, Node, ReLUConvBN
 from wiring.topology import Topology
 
-OneGate = Float[Tensor, " batch"]
-
 
 class Cell(nn.Module):
     """One cell of the supernet.
@@ -48,27 +46,36 @@ class Cell(nn.Module):
             for names, at in zip(topology.candidates, strides, strict=True)
         )
 
-    def forward(
-        self, inputs: list[Node], gates: list[list[OneGate]], active: list[list[bool]], hard: bool
-    ) -> Float[Tensor, "batch output_channels output_height output_width"]:
-        """Run the active operations of the edges; ``gates`` and ``active`` are indexed ``[edge][operation]``."""
-        running = [
-            [(NAMES.index(name), operation) for name, operation in edge.items() if on[NAMES.index(name)]]
-            for edge, on in zip(self.edges, active, strict=True)
-        ]
-        read = {i for (i, _), operations in zip(self.topology.edges, running, strict=True) if operations}
-        # A node that nothing reaches is zero, and so is every operation of it: it stays None and costs nothing.
-        nodes: list[Node | None] = [Node(self.inputs[i](node)) if i in read else None for i, node in enumerate(inputs)]
+    def running(self, active: list[list[bool]]) -> list[list[tuple[int, int]]]:
+        """For each intermediate node the (edge, operation) pairs that end there and that an input reaches."""
+        reached = set(range(len(self.inputs)))
+        running = []
         for j in self.topology.intermediate:
-            outputs, weights = [], []
-            for number, (i, end) in enumerate(self.topology.edges):
-                if end == j and (node := nodes[i]) is not None:
-                    for k, operation in running[number]:
-                        outputs.append(operation(node))
-                        weights.append(gates[number][k])
-            nodes.append(Node(mix(outputs, weights, hard)) if outputs else None)
+            pairs = [
+                (edge, NAMES.index(name))
+                for edge, (i, end) in enumerate(self.topology.edges)
+                if end == j and i in reached
+                for name in self.edges[edge]
+                if active[edge][NAMES.index(name)]
+            ]
+            # By operation: skip_connect, which alone is not left to be normalised, comes first.
+            pairs.sort(key=lambda pair: pair[1])
+            reached |= {j} if pairs else set()
+            running.append(pairs)
+        return running
+
+    def forward(
+        self, inputs: list[Node], running: list[list[tuple[int, int]]], gates: list[Float[Tensor, "batch _"]]
+    ) -> Float[Tensor, "batch output_channels output_height output_width"]:
+        """Run the operations of each intermediate node (:meth:`running`) under its gates, one column for each."""
+        read = {self.topology.edges[edge][0] for pairs in running for edge, _ in pairs}
+        # A node that nothing reaches is zero, and so is every operation of it: it stays None and costs nothing.
+        nodes: list[Any] = [Node(self.inputs[i](node)) if i in read else None for i, node in enumerate(inputs)]
+        for pairs, own in zip(running, gates, strict=True):
+            outputs = [self.edges[edge][NAMES[k]](nodes[self.topology.edges[edge][0]]) for edge, k in pairs]
+            nodes.append(Node(mix(outputs, own)) if outputs else None)
         zeros = self._zeros(inputs[-1].x)
-        return torch.cat([zeros if (node := nodes[j]) is None else node.x for j in self.topology.output], dim=1)
+        return torch.cat([zeros if nodes[j] is None else nodes[j].x for j in self.topology.output], dim=1)
 
     def _zeros(self, last: Images) -> Float[Tensor, "batch node_channels out_height out_width"]:
         """A node's feature map that nothing reached; ``last`` is what the last input node reads."""
@@ -132,7 +139,7 @@ class Supernet(nn.Module):
             nn.BatchNorm2d(width, track_running_stats=False),
         )
         outputs = [(width, halvings)]
-        self.cells = nn.ModuleList()
+        self.cells: Any = nn.ModuleList()
         for cell in range(cells):
             sources = [outputs[max(0, len(outputs) - back)] for back in topology.inputs]
             if any(halvings - at > 1 for _, at in sources):
@@ -152,15 +159,19 @@ class Supernet(nn.Module):
 
     def forward(self, images: Images, gates: Gates) -> Float[Tensor, "batch class"]:
         """The logits of the images under the gates."""
+        running = [cell.running(on) for cell, on in zip(self.cells, gates.active.tolist(), strict=True)]
+        # The gates of all nodes are cut out of one tensor, node by node: their gradients come back in one piece.
         _, edges, operations = self.shape
-        # One tensor per gate, cut out by a single node of the graph: their gradients come back in one stack.
-        values = gates.values.expand(len(images), *self.shape).movedim(0, -1).flatten(0, 2).unbind()
-        active = gates.active.tolist()
+        nodes = [(cell, pairs) for cell, own in enumerate(running) for pairs in own]
+        index = torch.tensor([(cell * edges + edge) * operations + k for cell, pairs in nodes for edge, k in pairs])
+        values = gates.values.expand(len(images), *self.shape).flatten(1)
+        values = values.index_select(1, index.long().to(values.device, non_blocking=True))
+        own = iter(values.split([len(pairs) for _, pairs in nodes], dim=1))
+
         outputs = [Node(self.stem(images.contiguous(memory_format=torch.channels_last)))]
-        for number, cell in enumerate(self.cells):
+        for cell, pairs in zip(self.cells, running, strict=True):
             inputs = [outputs[max(0, len(outputs) - back)] for back in self.topology.inputs]
-            first = number * edges * operations
-            own = [list(values[first + e * operations : first + (e + 1) * operations]) for e in range(edges)]
-            outputs.append(Node(cell(inputs, own, active[number], gates.hard)))
+            outputs.append(Node(cell(inputs, pairs, [next(own) for _ in pairs])))
+            del outputs[: -max(self.topology.inputs)]  # what no later cell reads need not stay
         logits: Tensor = self.classifier(outputs[-1].x.mean((2, 3)))
         return logits
