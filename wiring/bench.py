@@ -1,44 +1,65 @@
-"""Measure the supernet's step against the textbook implementation, side by side in one run."""
+"""Measure the supernet's step: against the textbook implementation, against its bare kernels, and as it grows.
+
+Everything is measured in one run, the two sides of a comparison in turns, and reported as the median of their ratios.
+"""
 
 import json
-import multiprocessing
+import math
 import os
 import platform
-import resource
-import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from wiring.costs import Statistics
 from wiring.datasets import Dataset
 from wiring.experiments import Experiment
+from wiring.gates import image_dot
+from wiring.operations import Depthwise
 from wiring.plain import PlainSupernet
 from wiring.search import Search, generator
+from wiring.topology import TOPOLOGIES
 
-#: The setting of the paper's searches: 8 minimal cells, 16 channels, 32x32 images, 96 a batch. α stays where it
-#: is, so that both sides draw the same architectures.
-SETTING = Experiment(alpha_lr=0.0, threads=2)
+THREADS = 2
+#: The paper's setting: 8 minimal cells, 16 channels, 32x32 images, 96 a batch. α stays where it is, so that both sides
+#: of a comparison draw the same architectures.
+DSNAS = Experiment(alpha_lr=0.0, threads=THREADS, crop=4)
+DARTS = replace(DSNAS, searcher="darts", batch=64)
+DARTS_CELLS = replace(DARTS, topology=TOPOLOGIES["darts"], cells=4, batch=32)
+SMALL = replace(DSNAS, channels=8, batch=64)
+
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number; ``met`` is whether it is at most ``bound``."""
+    """One measured number and, if it is held to one, its bound."""
 
     name: str
     value: float
-    bound: float
+    bound: float | None
+    at_least: bool
     detail: str
 
     @property
     def met(self) -> bool:
-        return self.value <= self.bound
+        if self.bound is None:
+            return True
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 def bench(repeats: int, file: Path | None = None) -> bool:
@@ -55,95 +76,253 @@ def bench(repeats: int, file: Path | None = None) -> bool:
         raise ValueError(f"json = '{file}': exists; nothing is overwritten, choose another file")
     if file is not None and not file.parent.is_dir():
         raise ValueError(f"json = '{file}': no folder {file.parent}")
-    # Memory first: a process inherits the peak of the one that started it, which is small now.
-    rows = [memory_row(), step_row(repeats)]
+    torch.set_num_threads(THREADS)
+    measures: list[Callable[[], Row]] = [
+        lambda: faster("DARTS step, 8 minimal cells", 3.5, DARTS, 32, repeats),
+        lambda: faster("DARTS step, 4 DARTS cells", 3.5, DARTS_CELLS, 32, repeats),
+        lambda: faster("DSNAS step, 8 minimal cells", 2.5, DSNAS, 32, 4 * repeats),
+        lambda: faster("DSNAS step, small images", 1.5, SMALL, 8, 8 * repeats),
+        lambda: cost_recording(4 * repeats),
+        lambda: bare_kernels("DARTS step", DARTS, 32, 1.2, repeats),
+        lambda: bare_kernels("DSNAS step", DSNAS, 32, 1.2, 4 * repeats),
+        lambda: bare_kernels("DSNAS step, small images", SMALL, 8, None, 8 * repeats),
+        *(
+            partial(growth, what, field, sizes, bound, repeats)
+            for field, sizes, bound in (
+                ("cells", (2, 4, 8, 16), 1.05),
+                ("channels", (8, 16, 32), None),
+                ("batch", (16, 32, 64), None),
+            )
+            for what in ("time", "memory")
+        ),
+        lambda: memory(repeats),
+        lambda: share("data pipeline", data_pipeline, 0.02, repeats),
+        lambda: share("statistics", statistics, None, repeats),
+    ]
+    rows = [measure() for measure in tqdm(measures, disable=None, unit="row")]
     machine = (
         f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}), "
-        f"{SETTING.threads} threads, torch {torch.__version__}"
+        f"{THREADS} threads, torch {torch.__version__}"
     )
-    print(machine)
-    width = max(len(row.name) for row in rows)
-    for row in rows:
-        bound = f"at most {row.bound:.2f}{'' if row.met else ', MISSED'}"
-        print(f"{row.name:{width}}  {row.value:5.2f}  ({bound})  {row.detail}")
+    content = {"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in rows]}
+    print(table(content))
     if file is not None:
-        content = {"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in rows]}
-        file.write_text(json.dumps(content, indent=1) + "\n")
+        file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return all(row.met for row in rows)
 
 
-def step_row(repeats: int) -> Row:
-    """A whole DSNAS step with cost recording against a straight channels_last single-path step without."""
-    torch.set_num_threads(SETTING.threads)
-    ours, plain = _our_step(SETTING), _plain_step(SETTING)
-    pairs = []
-    for repeat in tqdm(range(repeats + 2), desc="step", disable=None):
-        pair = _seconds(ours), _seconds(plain)
-        if repeat >= 2:  # the first two warm up
-            pairs.append(pair)
-    # Both sides of a pair ran the same architecture.
-    ratio = median(a / b for a, b in pairs)
-    mine, theirs = (1000 * median(side) for side in zip(*pairs, strict=True))
-    return Row("DSNAS step / plain single-path step", ratio, 1.0, f"{mine:.0f} ms against {theirs:.0f} ms")
+def table(content: dict[str, Any]) -> str:
+    """The JSON's content as a Markdown table."""
+    lines = [f"Measured on {content['machine']}.", ""]
+    lines += ["| row | measured | bound | in absolute terms |", "|---|--:|--:|---|"]
+    for row in content["rows"]:
+        bound = "none" if row["bound"] is None else f"{'≥' if row['at_least'] else '≤'} {row['bound']:.4g}"
+        missed = "" if row["met"] else ", **missed**"
+        lines.append(f"| {row['name']} | {row['value']:.3g} | {bound}{missed} | {row['detail']} |")
+    return "\n".join(lines)
 
 
-def memory_row() -> Row:
-    """Peak memory of a DSNAS step against that of a DARTS step, each in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        dsnas, darts = pool.map(_peak, [SETTING, replace(SETTING, searcher="darts")], chunksize=1)
-    detail = f"{dsnas / 2**20:.0f} MiB against {darts / 2**20:.0f} MiB"
-    return Row("DSNAS step's peak memory / DARTS step's", dsnas / darts, 1 / 3, detail)
+def faster(name: str, bound: float, e: Experiment, size: int, repeats: int) -> Row:
+    """A whole step with cost recording against the textbook's without: NCHW, one ReLU each, ``sum(w * op(x))``."""
+    return _ratio(f"{name}: textbook / ours", bound, True, textbook_step(e, size), our_step(e, size), repeats)
 
 
-def _peak(experiment: Experiment) -> int:
-    torch.set_num_threads(experiment.threads)
-    step = _our_step(experiment)
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(3 if experiment.searcher == "dsnas" else 1):
-        step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+def cost_recording(repeats: int) -> Row:
+    """A search's step against the same supernet's without costs: neither probe nor statistics."""
+    search = Search(DSNAS, noise(DSNAS, 32))
+    off = _step_without_costs(search, search.supernet)
+    return _ratio("cost recording: on / off", 1.03, False, our_step(DSNAS, 32), off, repeats)
 
 
-def _seconds(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def bare_kernels(name: str, e: Experiment, size: int, bound: float | None, repeats: int) -> Row:
+    """A step against the kernels that the textbook calls in it, alone, again and again on the same tensors.
+
+    Convolutions (with our depthwise ones), normalisations, pools, ReLUs, and for every output its product with the
+    gate, the sum and the cost, forward and backward in channels_last.
+    """
+    search = Search(e, noise(e, size))
+    plain = PlainSupernet(e.topology, e.cells, e.channels, 10)
+    drawn = search.distribution.draw(generator(0, "kernels"))
+    gates = replace(drawn, values=drawn.values.detach())
+    calls: Counter[tuple[nn.Module, tuple[int, ...]]] = Counter()
+    alone: dict[str, nn.Module] = {}
+
+    def count(module: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        calls[alone.setdefault(repr(module), module), tuple(inputs[0].shape)] += 1
+
+    leaves = [module for module in plain.modules() if not list(module.children())]
+    handles = [leaf.register_forward_hook(count) for leaf in leaves if not isinstance(leaf, nn.Linear | nn.Identity)]
+    ((images, _),) = list(next(iter(search.loaders.values())))
+    with torch.no_grad():
+        plain(images, gates)
+    for handle in handles:
+        handle.remove()
+    outputs = int(gates.active[..., 1:].sum())
+    shape = (e.batch, e.channels, *images.shape[2:])
+    kernels = [(number, _forward_and_backward(_fast(module), at)) for (module, at), number in calls.items()]
+    kernels.append((outputs, partial(_gated_sum, *torch.randn(3, *shape).unbind())))
+
+    # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
+    search.distribution.draw = lambda *_: gates  # type: ignore[method-assign]
+
+    def step() -> None:
+        list(search.run_epoch())
+
     step()
-    return time.perf_counter() - start
+    ours = median(_seconds(step) for _ in range(repeats))
+    bare = sum(number * _alone(kernel) for number, kernel in kernels)
+    return Row(f"{name} / its bare kernels", ours / bare, bound, False, f"{_ms(ours)} against {_ms(bare)}")
 
 
-def _batch(experiment: Experiment) -> Dataset:
-    noise = generator(0, "bench")
-    pixels = torch.randint(256, (experiment.batch, 32, 32, 3), generator=noise, dtype=torch.uint8)
-    labels = torch.randint(10, (experiment.batch,), generator=noise)
-    return Dataset("noise", tuple("0123456789"), pixels, labels)
+def growth(what: str, field: str, sizes: Sequence[int], bound: float | None, repeats: int) -> Row:
+    """The exponent of a DARTS step's time or peak memory in a field of the experiment: the slope in logarithms."""
+    base = replace(DARTS, batch=32, cells=4)
+    fields: list[dict[str, Any]] = [{field: size} for size in sizes]
+    steps = [our_step(replace(base, **own), 32) for own in fields]
+    for step in steps:
+        step()
+    if what == "time":
+        rounds = [[_seconds(step) for step in steps] for _ in range(repeats)]
+        values = [median(own) for own in zip(*rounds, strict=True)]
+        detail = ", ".join(map(_ms, values))
+    else:
+        values = [_peak(step) for step in steps]
+        detail = ", ".join(map(_mib, values))
+    slope = linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values]).slope
+    name = f"exponent of {what} in {field} ({', '.join(map(str, sizes))})"
+    return Row(name, slope, bound, False, detail)
 
 
-def _our_step(experiment: Experiment) -> Callable[[], object]:
+def memory(repeats: int) -> Row:
+    """Peak memory of a DSNAS step (the median over draws) against that of a DARTS step."""
+    step = our_step(DSNAS, 32)
+    dsnas = median(_peak(step) for _ in range(2 * repeats + 1))
+    darts = _peak(our_step(replace(DSNAS, searcher="darts"), 32))
+    detail = f"{_mib(dsnas)} against {_mib(darts)}"
+    return Row("peak memory: DSNAS step / DARTS step", dsnas / darts, 0.25, False, detail)
+
+
+def share(name: str, part: Callable[[Search], Step], bound: float | None, repeats: int) -> Row:
+    """What a part of the step takes of a whole DSNAS step."""
+    search = Search(DSNAS, noise(DSNAS, 32))
+    return _ratio(f"{name} / step", bound, False, part(search), lambda: list(search.run_epoch()), 4 * repeats)
+
+
+def data_pipeline(search: Search) -> Step:
+    """One epoch of batches: shuffle, crop, flip, normalise."""
+    (loader,) = search.loaders.values()
+    return lambda: list(loader)
+
+
+def statistics(search: Search) -> Step:
+    """What is kept of a step: the costs of all edges and cells."""
+    costs = torch.randn(search.supernet.shape)
+    of_edges, of_cells = Statistics(search.supernet.shape), Statistics(search.supernet.shape[:1])
+
+    def update() -> None:
+        of_edges.update(costs)
+        of_cells.update(costs.sum((1, 2)))
+
+    return update
+
+
+def noise(e: Experiment, size: int) -> Dataset:
+    """One batch of random images, so that an epoch is one step."""
+    draws = generator(0, "bench")
+    pixels = torch.randint(256, (e.batch, size, size, 3), generator=draws, dtype=torch.uint8)
+    return Dataset("noise", tuple("0123456789"), pixels, torch.randint(10, (e.batch,), generator=draws))
+
+
+def our_step(e: Experiment, size: int) -> Step:
     """The search's own step: data, gates, forward, backward, clip, both optimisers, costs and their statistics."""
-    search = Search(experiment, _batch(experiment))
+    search = Search(e, noise(e, size))
     return lambda: list(search.run_epoch())
 
 
-def _plain_step(experiment: Experiment) -> Callable[[], object]:
-    search = Search(experiment, _batch(experiment))
-    e = experiment
+def textbook_step(e: Experiment, size: int) -> Step:
+    """The same step of the plain supernet, from the same weights and with the same draws; no costs."""
+    search = Search(e, noise(e, size))
     plain = PlainSupernet(e.topology, e.cells, e.channels, 10).copy_weights(search.supernet.parameters())
-    plain = plain.to(memory_format=torch.channels_last)
-    distribution, draws = search.distribution, search.generators["architectures"]
-    theta = torch.optim.SGD(
-        plain.parameters(), lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay
-    )
+    return _step_without_costs(search, plain)
+
+
+def _step_without_costs(search: Search, network: nn.Module) -> Step:
+    e, distribution, draws = search.experiment, search.distribution, search.generators["architectures"]
+    weights = list(network.parameters())
+    theta = torch.optim.SGD(weights, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay)
     alpha = torch.optim.Adam([distribution.alpha], lr=e.alpha_lr, betas=e.alpha_betas)
     (loader,) = search.loaders.values()
 
     def step() -> None:
         for images, labels in loader:
             theta.zero_grad(set_to_none=True)
+            alpha.zero_grad(set_to_none=True)
             gates = distribution.draw(draws)
-            F.cross_entropy(plain(images, gates), labels).backward()
-            distribution.alpha.grad = torch.zeros_like(distribution.alpha)
-            clip_grad_norm_(plain.parameters(), e.clip)
+            F.cross_entropy(network(images.contiguous(), gates), labels).backward()
+            clip_grad_norm_(weights, e.clip)
             theta.step()
             alpha.step()
 
     return step
+
+
+def _ratio(name: str, bound: float | None, at_least: bool, above: Step, below: Step, repeats: int) -> Row:
+    pairs = []
+    for repeat in range(repeats + 1):
+        pair = _seconds(above), _seconds(below)
+        if repeat:  # the first warms up
+            pairs.append(pair)
+    ours = [median(side) for side in zip(*pairs, strict=True)]
+    detail = " against ".join(map(_ms, ours))
+    return Row(name, median(a / b for a, b in pairs), bound, at_least, detail)
+
+
+def _fast(module: nn.Module) -> nn.Module:
+    """The module itself, or our depthwise convolution in its place."""
+    if isinstance(module, nn.Conv2d) and module.groups > 1:
+        return Depthwise(module.in_channels, module.kernel_size[0], dilation=module.dilation[0])
+    return module
+
+
+def _forward_and_backward(module: nn.Module, shape: tuple[int, ...]) -> Step:
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+    module = module.to(memory_format=torch.channels_last)
+    direction = torch.randn_like(module(x)).contiguous(memory_format=torch.channels_last)
+    return lambda: torch.autograd.grad(module(x), [x, *module.parameters()], direction)
+
+
+def _gated_sum(x: Float[Tensor, "..."], total: Float[Tensor, "..."], gradient: Float[Tensor, "..."]) -> None:
+    """One output's product with its gate, its place in the sum, the way back, and its cost."""
+    total + 0.5 * x
+    0.5 * gradient
+    image_dot(gradient, x)
+
+
+def _alone(kernel: Step) -> float:
+    return median(_seconds(kernel) for _ in range(7))
+
+
+def _peak(step: Step) -> float:
+    """Bytes: the largest sum of tensors alive at once during the step, by the allocator's own record."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        record.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    return float(max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"))
+
+
+def _seconds(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
+
+
+def _mib(value: float) -> str:
+    return f"{value / 2**20:.0f} MiB"

@@ -6,7 +6,7 @@ normalisation, ``sep`` is (ReLU, depthwise, pointwise, BN) twice, ``dil`` once w
 normalisation has no affine parameters and always uses the statistics of its batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,12 +21,58 @@ from wiring.normalise import EPS, Normalised, normalised_relu
 Images = Float[Tensor, "batch channel height width"]
 
 
-class Node:
-    """A node's feature map ``x``; what has no weights is computed once, for all the operations that read it."""
+class _ReLUConvs(torch.autograd.Function):
+    """ReLU and the 1x1 convolutions that read it.
 
-    def __init__(self, x: Images) -> None:
+    The ReLU is computed again on the way back: a cell's output is then kept once, and read once for all its readers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        rectified = F.relu(x)
+        return tuple(F.conv2d(rectified, weight) for weight in weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        dtype = gradients[0].dtype
+        rectified, one, zero = F.relu(x).to(dtype), [1, 1], [0, 0]
+        to_x: Tensor | None = None
+        to_weights = []
+        for k, (gradient, weight) in enumerate(zip(gradients, weights, strict=True), 1):
+            needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[k], False]
+            own, to_weight, _ = torch.ops.aten.convolution_backward(
+                gradient, rectified, weight.to(dtype), None, one, zero, one, False, zero, 1, needed
+            )
+            to_x = own if to_x is None else to_x.add_(own)
+            to_weights.append(to_weight)
+        return None if to_x is None else torch.ops.aten.threshold_backward(to_x, x.to(dtype), 0), *to_weights
+
+
+class Node:
+    """A node's feature map ``x``; what several operations compute of it is computed once.
+
+    Parameters
+    ----------
+    x
+        The feature map.
+    readers
+        The weights of the 1x1 convolutions that will read its ReLU (:meth:`convolved`).
+    """
+
+    def __init__(self, x: Images, readers: Sequence[Tensor] = ()) -> None:
         self.x = x
+        self._readers = readers
+        self._convolved: dict[int, Tensor] = {}
         self._pooled: dict[Any, Normalised] = {}
+
+    def convolved(self, weight: Tensor) -> Float[Tensor, "batch out height width"]:
+        """The 1x1 convolution of ``rectified``; the first reader computes those of all readers."""
+        if id(weight) not in self._convolved:
+            weights = [weight, *(other for other in self._readers if other is not weight)]
+            self._convolved |= zip(map(id, weights), _ReLUConvs.apply(self.x, *weights), strict=True)
+        return self._convolved.pop(id(weight))
 
     @cached_property
     def rectified(self) -> Images:
@@ -139,25 +185,6 @@ class FactorizedReduce(nn.Module):
         return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
 
 
-class _ReLUConv(torch.autograd.Function):
-    """ReLU and 1x1 convolution. The ReLU is computed again on the way back: a cell's output is kept once, not twice."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(F.relu(x), weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        rectified, kernel = F.relu(x).to(gradient.dtype), weight.to(gradient.dtype)
-        one, zero, needed = [1, 1], [0, 0], [*ctx.needs_input_grad, False]
-        to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-            gradient, rectified, kernel, None, one, zero, one, False, zero, 1, needed
-        )
-        return None if to_x is None else torch.ops.aten.threshold_backward(to_x, x.to(to_x.dtype), 0), to_weight
-
-
 class ReLUConvBN(nn.Module):
     """ReLU, 1x1 convolution, BN: how a cell reads the output of an earlier cell."""
 
@@ -167,7 +194,7 @@ class ReLUConvBN(nn.Module):
         self.norm = batch_norm(channels_out)
 
     def forward(self, node: Node) -> Images:
-        return self.norm(_ReLUConv.apply(node.x, self.conv.weight))
+        return self.norm(node.convolved(self.conv.weight))
 
 
 class PointwiseBN(nn.Module):

@@ -64,11 +64,15 @@ class Cell(nn.Module):
             running.append(pairs)
         return running
 
+    def read(self, running: list[list[tuple[int, int]]]) -> set[int]:
+        """The nodes that running operations read."""
+        return {self.topology.edges[edge][0] for pairs in running for edge, _ in pairs}
+
     def forward(
         self, inputs: list[Node], running: list[list[tuple[int, int]]], gates: list[Float[Tensor, "batch _"]]
     ) -> Float[Tensor, "batch output_channels output_height output_width"]:
         """Run the operations of each intermediate node (:meth:`running`) under its gates, one column for each."""
-        read = {self.topology.edges[edge][0] for pairs in running for edge, _ in pairs}
+        read = self.read(running)
         # A node that nothing reaches is zero, and so is every operation of it: it stays None and costs nothing.
         nodes: list[Any] = [Node(self.inputs[i](node)) if i in read else None for i, node in enumerate(inputs)]
         for pairs, own in zip(running, gates, strict=True):
@@ -168,10 +172,16 @@ class Supernet(nn.Module):
         values = values.index_select(1, index.long().to(values.device, non_blocking=True))
         own = iter(values.split([len(pairs) for _, pairs in nodes], dim=1))
 
-        outputs = [Node(self.stem(images.contiguous(memory_format=torch.channels_last)))]
-        for cell, pairs in zip(self.cells, running, strict=True):
+        readers: list[list[Tensor]] = [[] for _ in range(len(self.cells) + 1)]
+        for number, (cell, pairs) in enumerate(zip(self.cells, running, strict=True)):
+            for i, (back, reader) in enumerate(zip(self.topology.inputs, cell.inputs, strict=True)):
+                if i in cell.read(pairs) and isinstance(reader, ReLUConvBN):
+                    readers[max(0, number + 1 - back)].append(reader.conv.weight)
+
+        outputs = [Node(self.stem(images.contiguous(memory_format=torch.channels_last)), readers[0])]
+        for cell, pairs, reading in zip(self.cells, running, readers[1:], strict=True):
             inputs = [outputs[max(0, len(outputs) - back)] for back in self.topology.inputs]
-            outputs.append(Node(cell(inputs, pairs, [next(own) for _ in pairs])))
+            outputs.append(Node(cell(inputs, pairs, [next(own) for _ in pairs]), reading))
             del outputs[: -max(self.topology.inputs)]  # what no later cell reads need not stay
         logits: Tensor = self.classifier(outputs[-1].x.mean((2, 3)))
         return logits
