@@ -8,7 +8,7 @@ build_html = rm -rf _build/html _build/.doctrees && $(BIN)/jupyter-book build $(
 	--path-output . -q -W -n --keep-going
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format book html outputs lock clean
+.PHONY: help setup test lint format book html outputs bench lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -49,6 +49,10 @@ html: setup ## build the book from the notebooks as committed, in seconds
 
 outputs: setup ## execute every chapter and write the outputs back into book/
 	$(BIN)/python -m wiring chapters --out book
+
+bench: setup ## measure speed and memory on this machine, 5 minutes, and write them into data/bench.json and the README
+	rm -f data/bench.json
+	$(BIN)/python -m wiring bench --json data/bench.json --readme README.md
 
 lock: ## resolve pyproject.toml anew in an empty environment and rewrite requirements.lock
 	rm -rf _build/lock

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wiring import datasets, records, search
 from wiring.experiments import Experiment, to_json
@@ -527,3 +528,32 @@ def test_run_seeds_of_no_seeds_or_of_one_twice_is_refused():
         run_seeds(TINY, [])
     with pytest.raises(ValueError, match="a seed stands twice"):
         run_seeds(TINY, [1, 0, 1])
+
+
+class Reads(TorchDispatchMode):
+    """Note the operations that would make the host wait for a device: they read a tensor's values."""
+
+    waiting = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().split("::")[-1].split(".")[0]
+        if name.startswith(self.waiting) or (name == "index" and args[1][0].dtype == torch.bool):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@cases
+def test_no_step_reads_a_value_back(experiment):
+    search = start(experiment)
+    if "alpha" in search.optimisers:  # Adam counts its steps on the CPU, wherever α is, and reads that count
+        search.optimisers["alpha"].step = lambda: None
+    with Reads() as reads:
+        next(search.run_epoch())
+    assert not reads.seen
+    with Reads() as reads:
+        torch.ones(1).item()
+    assert reads.seen == ["_local_scalar_dense"]

@@ -42,6 +42,9 @@ DARTS = replace(DSNAS, searcher="darts", batch=64)
 DARTS_CELLS = replace(DARTS, topology=TOPOLOGIES["darts"], cells=4, batch=32)
 SMALL = replace(DSNAS, channels=8, batch=64)
 
+#: Between these lines of a readme stands the table.
+MARKS = "<!-- bench: written by `make bench` -->", "<!-- /bench -->"
+
 Step = Callable[[], object]
 
 
@@ -62,13 +65,15 @@ class Row:
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
-def bench(repeats: int, file: Path | None = None) -> bool:
+def bench(repeats: int, file: Path | None = None, readme: Path | None = None) -> bool:
     """Measure all rows, print them as a table, write them to ``file`` as JSON; True if every bound is met.
+
+    The table also replaces what stands in ``readme`` between the lines of :data:`MARKS`.
 
     Raises
     ------
     ValueError
-        If there are no repeats, or the file exists.
+        If there are no repeats, the file exists, or the readme has no such lines.
     """
     if repeats < 1:
         raise ValueError(f"repeats = {repeats}: give 1 or more")
@@ -76,6 +81,8 @@ def bench(repeats: int, file: Path | None = None) -> bool:
         raise ValueError(f"json = '{file}': exists; nothing is overwritten, choose another file")
     if file is not None and not file.parent.is_dir():
         raise ValueError(f"json = '{file}': no folder {file.parent}")
+    if readme is not None:
+        with_table(readme, "")
     torch.set_num_threads(THREADS)
     measures: list[Callable[[], Row]] = [
         lambda: faster("DARTS step, 8 minimal cells", 3.5, DARTS, 32, repeats),
@@ -108,6 +115,8 @@ def bench(repeats: int, file: Path | None = None) -> bool:
     print(table(content))
     if file is not None:
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    if readme is not None:
+        readme.write_text(with_table(readme, table(content)))
     return all(row.met for row in rows)
 
 
@@ -120,6 +129,14 @@ def table(content: dict[str, Any]) -> str:
         missed = "" if row["met"] else ", **missed**"
         lines.append(f"| {row['name']} | {row['value']:.3g} | {bound}{missed} | {row['detail']} |")
     return "\n".join(lines)
+
+
+def with_table(readme: Path, text: str) -> str:
+    """What the readme is to hold: ``text`` between its marks."""
+    parts = readme.read_text().split(MARKS[0] + "\n") if readme.is_file() else []
+    if len(parts) != 2 or MARKS[1] not in parts[1]:
+        raise ValueError(f"readme = '{readme}': no file with the lines {MARKS[0]} and {MARKS[1]}")
+    return f"{parts[0]}{MARKS[0]}\n{text}\n{MARKS[1]}{parts[1].split(MARKS[1], 1)[1]}"
 
 
 def faster(name: str, bound: float, e: Experiment, size: int, repeats: int) -> Row:

@@ -1,0 +1,85 @@
+"""The bench's rows: what meets a bound, what is printed, and that each measurement measures what it says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from wiring import bench
+from wiring.bench import DSNAS, MARKS, Row, table, with_table
+
+ROOT = Path(__file__).parent.parent
+TINY = replace(DSNAS, cells=1, channels=2, batch=4)
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "at_least", "met"),
+    [(2.0, 1.0, True, True), (1.0, 1.0, True, True), (0.9, 1.0, True, False), (0.9, 1.0, False, True)],
+)
+def test_a_bound_is_met_on_its_side(value, bound, at_least, met):
+    assert Row("row", value, bound, at_least, "").met is met
+    assert Row("row", value, None, at_least, "").met
+
+
+def test_the_table_shows_bounds_and_misses():
+    rows = [
+        {"name": "a", "value": 2.0, "bound": 3.5, "at_least": True, "detail": "1 ms", "met": False},
+        {"name": "b", "value": 0.123456, "bound": None, "at_least": False, "detail": "2 ms", "met": True},
+    ]
+    lines = table({"machine": "2 cores", "rows": rows}).splitlines()
+    assert lines[0] == "Measured on 2 cores."
+    assert lines[-2:] == ["| a | 2 | ≥ 3.5, **missed** | 1 ms |", "| b | 0.123 | none | 2 ms |"]
+
+
+def test_the_readmes_table_is_the_benchs():
+    content = json.loads((ROOT / "data" / "bench.json").read_text())
+    assert with_table(ROOT / "README.md", table(content)) == (ROOT / "README.md").read_text()
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    assert with_table(readme, "new") == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
+
+
+def test_peak_counts_what_is_alive_at_once():
+    def step():
+        first = torch.zeros(2**18)
+        second = torch.zeros(2**18)
+        del first
+        third = torch.zeros(2**17)
+        return second, third
+
+    assert 2**21 <= bench._peak(step) < 1.2 * 2**21
+
+
+def test_both_sides_of_a_comparison_compute_the_same():
+    torch.manual_seed(0)
+    for e in (TINY, replace(TINY, searcher="darts")):
+        search = bench.Search(e, bench.noise(e, 8))
+        plain = bench.PlainSupernet(e.topology, e.cells, e.channels, 10).copy_weights(search.supernet.parameters())
+        gates = search.distribution.draw(search.generators["architectures"])
+        images = torch.randn(4, 3, 8, 8)
+        torch.testing.assert_close(search.supernet(images, gates), plain(images, gates), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda: bench.faster("", 1.0, TINY, 8, 1),
+        lambda: bench.bare_kernels("", TINY, 8, None, 1),
+        lambda: bench.bare_kernels("", replace(TINY, searcher="darts"), 8, None, 1),
+    ],
+)
+def test_a_measurement_is_a_positive_ratio_of_what_it_names(measure):
+    row = measure()
+    above, below = (float(part.removesuffix(" ms")) for part in row.detail.split(" against "))
+    assert row.value == pytest.approx(above / below, rel=0.02)
+
+
+def test_exponents_are_slopes_in_logarithms(monkeypatch):
+    monkeypatch.setattr(bench, "our_step", lambda e, size: lambda: e.cells)
+    monkeypatch.setattr(bench, "_seconds", lambda step: 3.0 * step() ** 1.5)
+    assert bench.growth("time", "cells", (2, 4, 8), None, 3).value == pytest.approx(1.5)
