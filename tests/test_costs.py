@@ -11,7 +11,7 @@ from plain import NAMES, inner_products
 from strategies import SEEDS, Case, cases, examples, without_eps
 from torch.nn.functional import cross_entropy, one_hot
 
-from wiring import gates as gates_module
+from wiring import costs as costs_module
 from wiring.costs import CostProbe, Statistics
 from wiring.gates import image_dot
 from wiring.normalise import Affine
@@ -119,7 +119,7 @@ def test_edges_cost_the_last_cell_loss_minus_entropy_and_every_other_cell_nothin
 def test_the_identity_fails_where_an_inner_product_is_wrong(monkeypatch):
     case = Case(NO_SKIP, cells=1, channels=4)
     gates, _ = case.child()
-    monkeypatch.setattr(gates_module, "image_dot", lambda a, b: 1.01 * image_dot(a, b))
+    monkeypatch.setattr(costs_module, "image_dot", lambda a, b: 1.01 * image_dot(a, b))
     probe, logits = measure(case, gates)
     with pytest.raises(AssertionError, match="are not close"):
         close(probe.cell_costs[-1], loss_minus_entropy(logits, case.labels), rtol=1e-9, atol=1e-9)

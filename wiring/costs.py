@@ -1,13 +1,19 @@
-"""The cost hooks: measure ``C = <dL/dX, X>`` of every cell, edge and operation in an ordinary backward pass.
+"""The cost hooks: measure ``C = <dL/dX, X>`` in an ordinary backward pass, in this supernet or in any module.
 
 >>> with CostProbe(supernet) as probe:
 ...     cross_entropy(supernet(images, gates), labels).backward()
 >>> probe.costs        # (cells, edges, operations): NaN where an operation was not sampled
 >>> probe.per_image    # the same with a leading axis: each image's share, which sum to the above
 >>> probe.cell_costs   # (cells,): <dL/dX_out, X_out> at the output of each cell
+
+>>> with CostProbe(model, "cells.*.edges.*") as probe:
+...     cross_entropy(model(images), labels).backward()
+>>> dict(zip(probe.names, probe.costs))
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -15,35 +21,53 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from wiring.gates import Gates, tap
+from wiring.gates import image_dot
 from wiring.supernet import Supernet
 
 
 class CostProbe:
-    """While the block runs, every forward and backward pass of the supernet is measured; the last one is kept.
+    """While the block runs, every forward and backward pass of the model is measured; the last one is kept.
 
-    A sampled operation that no path joins to the loss costs 0, as does ``none``. The loss is normally the batch
-    mean, so that an image's share is 1/batch of its own cost. Probes may be nested; leaving the block, also by
-    an exception, takes the hooks off.
+    Without ``modules`` the model is a :class:`wiring.supernet.Supernet`, and the cost of every cell, edge and operation
+    is measured through its gates. With them the cost ``<dL/dX, X>`` is measured at the output ``X`` of each of those
+    modules, summed over its calls and over the tensors of an output that has several. The model is not edited: modules
+    that return their input, whose output is changed in place, that are frozen, checkpointed or run under autocast are
+    measured alike.
+
+    An operation that no path joins to the loss costs 0, as does ``none``; where nothing ran the cost is NaN. The loss
+    is normally the batch mean, so that an image's share is 1/batch of its own cost. Probes may be nested; leaving the
+    block, also by an exception, takes the hooks off, and a copy of the model made inside it has none.
 
     Parameters
     ----------
-    supernet
-        The supernet to measure. Its gates are replaced by per-image copies during the forward pass.
+    model
+        What is called inside the block.
+    modules
+        Submodules of the model by a name each, or a pattern of their names in the model (``*`` stands for anything).
+
+    Raises
+    ------
+    ValueError
+        If the model or a part of it is compiled, no name fits the pattern, a module is not the model's own, or modules
+        are left out although the model is no Supernet.
     """
 
-    per_image: Float[Tensor, "batch cell edge operation"]
-    cell_per_image: Float[Tensor, "batch cell"]
-
-    def __init__(self, supernet: Supernet) -> None:
-        self.supernet = supernet
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module] | str | None = None) -> None:
+        self.model, self._gated = model, modules is None
+        self._modules = _chosen(model, modules)
+        #: The modules' names, in the order of the last axis of their costs.
+        self.names = tuple(self._modules)
         self._handles: list[Any] = []
+        #: What each call of a module cost, by the module's name; a call that no gradient reaches costs 0.
+        self._calls: dict[str, list[Float[Tensor, " batch"]]] = {}
+        self._gate_costs: Tensor | None = None
 
     def __enter__(self) -> "CostProbe":
-        self._handles.append(self.supernet.register_forward_pre_hook(self._open))
-        for number, cell in enumerate(self.supernet.cells):
-            self._handles.append(cell.register_forward_hook(partial(self._tap, number)))
+        self._handles.append(self.model.register_forward_pre_hook(_Hook(self._open)))
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(_Hook(partial(self._tap, name))))
         return self
 
     def __exit__(
@@ -53,40 +77,130 @@ class CostProbe:
             self._handles.pop().remove()
 
     @property
-    def costs(self) -> Float[Tensor, "cell edge operation"]:
-        return self.per_image.sum(0)
+    def costs(self) -> Float[Tensor, "*place"]:
+        """The batch's costs: ``[cell, edge, operation]`` of a Supernet, ``[module]`` of named modules."""
+        if self._gated:
+            return self.per_image.sum(0)
+        return torch.stack([cost.sum() for cost in self._module_costs()])
+
+    @property
+    def per_image(self) -> Float[Tensor, "batch *place"]:
+        """Each image's share of them: the first axis of every output must number the images."""
+        if not self._gated:
+            return torch.stack(self._module_costs(), dim=1)
+        if self._gate_costs is None:
+            raise RuntimeError(_NOTHING)
+        return self._gate_costs
 
     @property
     def cell_costs(self) -> Float[Tensor, " cell"]:
+        """The costs at the outputs of a Supernet's cells."""
         return self.cell_per_image.sum(0)
 
-    def _open(self, supernet: nn.Module, arguments: tuple[Tensor, Gates]) -> tuple[Tensor, Gates] | None:
-        images, gates = arguments
+    @property
+    def cell_per_image(self) -> Float[Tensor, "batch cell"]:
+        """Each image's share of them."""
+        if not self._gated:
+            raise RuntimeError("only a Supernet measured through its gates has cell costs; name its cells as modules")
+        return torch.stack(self._module_costs(), dim=1)
+
+    def _module_costs(self) -> list[Float[Tensor, " _"]]:
+        if not self._calls:
+            raise RuntimeError(_NOTHING)
+        first = next(iter(self._calls.values()))[0]
+        missing = torch.full_like(first, torch.nan)
+        return [sum(calls[1:], calls[0]) if (calls := self._calls.get(name)) else missing for name in self.names]
+
+    def _open(self, model: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not torch.is_grad_enabled():
             return None
-        batch = len(images)
-        values = gates.values.expand(batch, *self.supernet.shape)
+        self._calls = {}
+        if not self._gated:
+            return None
+        images, gates = arguments
+        values = gates.values.expand(len(images), *gates.active.shape)
         if not values.requires_grad:
             values = values.detach().requires_grad_()
         active = gates.active.to(values.device, non_blocking=True)
-        # What no gradient reaches never calls the hooks below: it costs nothing.
-        self.per_image = self._missing(torch.zeros_like(values), active)
-        values.register_hook(lambda gradient: setattr(self, "per_image", self._missing(gradient, active)))
-
-        cells = values.new_ones(batch, len(self.supernet.cells)).requires_grad_()
-        self.cell_per_image = torch.zeros_like(cells)
-        cells.register_hook(lambda gradient: setattr(self, "cell_per_image", gradient))
-        self._cell_gates = cells.unbind(1)
+        # What no gradient reaches never calls the hook below: it costs nothing.
+        self._gate_costs = _missing(torch.zeros_like(values), active)
+        values.register_hook(lambda gradient: setattr(self, "_gate_costs", _missing(gradient, active)))
         return images, replace(gates, values=values)
 
-    def _tap(self, number: int, cell: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+    def _tap(self, name: str, module: nn.Module, arguments: Any, output: Any) -> Any:
         if not torch.is_grad_enabled():
             return output
-        return tap(output, self._cell_gates[number])
+
+        def tap(x: Any) -> Any:
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                return x
+            calls = self._calls.setdefault(name, [])
+            call = len(calls)
+            calls.append(x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32)))
+            # Named modules may be followed by anything, also by what changes their output in place; cells are not.
+            return _Tap.apply(x, x.new_zeros((), requires_grad=True), not self._gated, partial(calls.__setitem__, call))
+
+        return tree_map(tap, output)
+
+
+_NOTHING = "nothing was measured yet: call the model inside the block, with gradients enabled"
+
+
+class _Tap(torch.autograd.Function):
+    """A tensor passed on as it is, or as a copy; its way back hands ``<dL/dX, X>`` of each image to ``record``.
+
+    The anchor wants a gradient and gets none: behind frozen modules nothing else would send the loss back this far.
+    """
 
     @staticmethod
-    def _missing(costs: Tensor, active: Tensor) -> Tensor:
-        return costs.detach().masked_fill(~active, torch.nan)
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, copy: bool, record: Callable[[Tensor], None]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.record = record
+        return x.clone() if copy else x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        ctx.record(image_dot(gradient, *ctx.saved_tensors))
+        return gradient, None, None, None
+
+
+class _Hook:
+    """A hook that a copy of its module does not take along."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
+
+    def __deepcopy__(self, memo: Any) -> "_Hook":
+        return _Hook(lambda *_: None)
+
+
+def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> dict[str, nn.Module]:
+    """The modules to tap, by name."""
+    kind, parts = type(model).__name__, dict(model.named_modules())
+    for part in parts.values():
+        if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
+            raise ValueError(f"model: {kind} is compiled, which leaves hooks out; probe it as it was before")
+    if modules is None:
+        if not isinstance(model, Supernet):
+            raise ValueError(f"modules = None: name the submodules of {kind} to measure; only a Supernet needs none")
+        return {f"cells.{number}": cell for number, cell in enumerate(model.cells)}
+    if isinstance(modules, str):
+        chosen = {name: part for name, part in parts.items() if fnmatchcase(name, modules)}
+        if not chosen:
+            raise ValueError(f"modules = {modules!r}: fits no name of a part of {kind}, such as {list(parts)[-1]!r}")
+        return chosen
+    if foreign := [name for name, module in modules.items() if module not in set(parts.values())]:
+        raise ValueError(f"modules: {foreign[0]!r} is no submodule of the model {kind}")
+    if not modules:
+        raise ValueError("modules = {}: name at least one")
+    return dict(modules)
+
+
+def _missing(costs: Tensor, active: Tensor) -> Tensor:
+    return costs.detach().masked_fill(~active, torch.nan)
 
 
 class Statistics:

@@ -35,13 +35,16 @@ class Gates:
     active: Bool[Tensor, "cell edge operation"]
 
 
-def image_dot(a: Images, b: Images) -> Float[Tensor, " batch"]:
+def image_dot(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
     """``<a, b>`` of each image, in at least single precision. Reads channels_last tensors without a copy."""
     dtype = torch.promote_types(a.dtype, torch.float32)
-    a, b = (x.permute(0, 2, 3, 1).flatten(1).to(dtype) for x in (a, b))
+    if a.dim() == 4:
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    a, b = (x.reshape(len(x), -1).to(dtype) for x in (a, b))
     # A few images at a time: their products stay in the cache.
     few = max(1, 2**18 // max(1, a.shape[1]))
-    return torch.cat([torch.linalg.vecdot(own, other) for own, other in zip(a.split(few), b.split(few), strict=True)])
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.cat([torch.linalg.vecdot(x, y) for x, y in zip(a.split(few), b.split(few), strict=True)])
 
 
 class _Mix(torch.autograd.Function):
@@ -84,25 +87,6 @@ class _Mix(torch.autograd.Function):
             *(images(x, like) for x, like in zip(to_features, features, strict=True)),
             *to_weights,
         )
-
-
-class _Tap(torch.autograd.Function):
-    """A tensor passed on as it is, whose gate gets the gradient ``<dL/dX, X>``, per image."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, image_dot(gradient, *ctx.saved_tensors)
-
-
-def tap(x: Images, gate: Float[Tensor, " batch"]) -> Images:
-    """``x`` under a gate of 1: the gate's gradient is ``<dL/dX, X>`` of each image."""
-    tapped: Tensor = _Tap.apply(x, gate)
-    return tapped
 
 
 def mix(outputs: list[Output], gates: Float[Tensor, "batch output"]) -> Images:
