@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
-        print("wiring: interrupted; the same command resumes a run after its last whole epoch", file=sys.stderr)
+        resumes = "; the same command resumes after the last whole epoch" if options.command == "run" else ""
+        print(f"wiring: interrupted{resumes}", file=sys.stderr)
         return 130
 
 
@@ -151,7 +152,7 @@ def _add_bench(commands: Commands) -> None:
     parser = commands.add_parser("bench", help="measure step time and memory, and hold them to their bounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="also put the table into this file")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds, of which fast rows run more (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of a row; short steps get more (default 3)")
     parser.set_defaults(call=_bench)
 
 

@@ -85,14 +85,14 @@ def bench(repeats: int, file: Path | None = None, readme: Path | None = None) ->
         with_table(readme, "")
     torch.set_num_threads(THREADS)
     measures: list[Callable[[], Row]] = [
-        lambda: faster("DARTS step, 8 minimal cells", 3.5, DARTS, 32, repeats),
-        lambda: faster("DARTS step, 4 DARTS cells", 3.5, DARTS_CELLS, 32, repeats),
-        lambda: faster("DSNAS step, 8 minimal cells", 2.5, DSNAS, 32, 4 * repeats),
-        lambda: faster("DSNAS step, small images", 1.5, SMALL, 8, 8 * repeats),
+        lambda: faster(3.5, DARTS, 32, repeats),
+        lambda: faster(3.5, DARTS_CELLS, 32, repeats),
+        lambda: faster(2.5, DSNAS, 32, 4 * repeats),
+        lambda: faster(1.5, SMALL, 8, 8 * repeats),
         lambda: cost_recording(4 * repeats),
-        lambda: bare_kernels("DARTS step", DARTS, 32, 1.2, repeats),
-        lambda: bare_kernels("DSNAS step", DSNAS, 32, 1.2, 4 * repeats),
-        lambda: bare_kernels("DSNAS step, small images", SMALL, 8, None, 8 * repeats),
+        lambda: bare_kernels(DARTS, 32, 1.2, repeats),
+        lambda: bare_kernels(DSNAS, 32, 1.2, 4 * repeats),
+        lambda: bare_kernels(SMALL, 8, None, 8 * repeats),
         *(
             partial(growth, what, field, sizes, bound, repeats)
             for field, sizes, bound in (
@@ -104,13 +104,11 @@ def bench(repeats: int, file: Path | None = None, readme: Path | None = None) ->
         ),
         lambda: memory(repeats),
         lambda: share("data pipeline", data_pipeline, 0.02, repeats),
-        lambda: share("statistics", statistics, None, repeats),
+        lambda: share("statistics of costs", statistics, None, repeats),
     ]
     rows = [measure() for measure in tqdm(measures, disable=None, unit="row")]
-    machine = (
-        f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}), "
-        f"{THREADS} threads, torch {torch.__version__}"
-    )
+    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    machine = f"{os.cpu_count()} cores ({processor}), {THREADS} threads, float32, torch {torch.__version__}"
     content = {"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in rows]}
     print(table(content))
     if file is not None:
@@ -123,7 +121,7 @@ def bench(repeats: int, file: Path | None = None, readme: Path | None = None) ->
 def table(content: dict[str, Any]) -> str:
     """The JSON's content as a Markdown table."""
     lines = [f"Measured on {content['machine']}.", ""]
-    lines += ["| row | measured | bound | in absolute terms |", "|---|--:|--:|---|"]
+    lines += ["| row | measured | bound | absolute; over rounds |", "|---|--:|--:|---|"]
     for row in content["rows"]:
         bound = "none" if row["bound"] is None else f"{'≥' if row['at_least'] else '≤'} {row['bound']:.4g}"
         missed = "" if row["met"] else ", **missed**"
@@ -139,23 +137,32 @@ def with_table(readme: Path, text: str) -> str:
     return f"{parts[0]}{MARKS[0]}\n{text}\n{MARKS[1]}{parts[1].split(MARKS[1], 1)[1]}"
 
 
-def faster(name: str, bound: float, e: Experiment, size: int, repeats: int) -> Row:
+def faster(bound: float, e: Experiment, size: int, repeats: int) -> Row:
     """A whole step with cost recording against the textbook's without: NCHW, one ReLU each, ``sum(w * op(x))``."""
-    return _ratio(f"{name}: textbook / ours", bound, True, textbook_step(e, size), our_step(e, size), repeats)
+    return _ratio(
+        f"{workload(e, size)}: textbook / ours", bound, True, textbook_step(e, size), our_step(e, size), repeats
+    )
+
+
+def workload(e: Experiment, size: int) -> str:
+    """What a step works on."""
+    kind = "DARTS" if e.topology == TOPOLOGIES["darts"] else "minimal"
+    network = f"{e.cells} {kind} cells, {e.channels} channels"
+    return f"{e.searcher.upper()} step, {network}, {size}x{size}, batch {e.batch}"
 
 
 def cost_recording(repeats: int) -> Row:
     """A search's step against the same supernet's without costs: neither probe nor statistics."""
     search = Search(DSNAS, noise(DSNAS, 32))
     off = _step_without_costs(search, search.supernet)
-    return _ratio("cost recording: on / off", 1.03, False, our_step(DSNAS, 32), off, repeats)
+    return _ratio(f"{workload(DSNAS, 32)}: costs on / off", 1.03, False, our_step(DSNAS, 32), off, repeats)
 
 
-def bare_kernels(name: str, e: Experiment, size: int, bound: float | None, repeats: int) -> Row:
+def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) -> Row:
     """A step against the kernels that the textbook calls in it, alone, again and again on the same tensors.
 
-    Convolutions (with our depthwise ones), normalisations, pools, ReLUs, and for every output its product with the
-    gate, the sum and the cost, forward and backward in channels_last.
+    Convolutions (depthwise ones by our module), normalisations, pools, ReLUs, and for every output its product with the
+    gate, the sum and the cost, forward and backward in channels_last. A step may be faster: it fuses some of them.
     """
     search = Search(e, noise(e, size))
     plain = PlainSupernet(e.topology, e.cells, e.channels, 10)
@@ -188,7 +195,13 @@ def bare_kernels(name: str, e: Experiment, size: int, bound: float | None, repea
     step()
     ours = median(_seconds(step) for _ in range(repeats))
     bare = sum(number * _alone(kernel) for number, kernel in kernels)
-    return Row(f"{name} / its bare kernels", ours / bare, bound, False, f"{_ms(ours)} against {_ms(bare)}")
+    return Row(
+        f"{workload(e, size)}: ours / its bare kernels",
+        ours / bare,
+        bound,
+        False,
+        f"{_time(ours)} against {_time(bare)}",
+    )
 
 
 def growth(what: str, field: str, sizes: Sequence[int], bound: float | None, repeats: int) -> Row:
@@ -201,12 +214,12 @@ def growth(what: str, field: str, sizes: Sequence[int], bound: float | None, rep
     if what == "time":
         rounds = [[_seconds(step) for step in steps] for _ in range(repeats)]
         values = [median(own) for own in zip(*rounds, strict=True)]
-        detail = ", ".join(map(_ms, values))
+        detail = ", ".join(map(_time, values))
     else:
         values = [_peak(step) for step in steps]
         detail = ", ".join(map(_mib, values))
     slope = linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values]).slope
-    name = f"exponent of {what} in {field} ({', '.join(map(str, sizes))})"
+    name = f"DARTS step: {what} grows as {field} ({', '.join(map(str, sizes))}) to the power"
     return Row(name, slope, bound, False, detail)
 
 
@@ -216,13 +229,20 @@ def memory(repeats: int) -> Row:
     dsnas = median(_peak(step) for _ in range(2 * repeats + 1))
     darts = _peak(our_step(replace(DSNAS, searcher="darts"), 32))
     detail = f"{_mib(dsnas)} against {_mib(darts)}"
-    return Row("peak memory: DSNAS step / DARTS step", dsnas / darts, 0.25, False, detail)
+    return Row("peak memory, 8 minimal cells, batch 96: DSNAS / DARTS", dsnas / darts, 0.25, False, detail)
 
 
 def share(name: str, part: Callable[[Search], Step], bound: float | None, repeats: int) -> Row:
     """What a part of the step takes of a whole DSNAS step."""
     search = Search(DSNAS, noise(DSNAS, 32))
-    return _ratio(f"{name} / step", bound, False, part(search), lambda: list(search.run_epoch()), 4 * repeats)
+    return _ratio(
+        f"{workload(DSNAS, 32)}: {name} / whole",
+        bound,
+        False,
+        part(search),
+        lambda: list(search.run_epoch()),
+        4 * repeats,
+    )
 
 
 def data_pipeline(search: Search) -> Step:
@@ -289,9 +309,9 @@ def _ratio(name: str, bound: float | None, at_least: bool, above: Step, below: S
         pair = _seconds(above), _seconds(below)
         if repeat:  # the first warms up
             pairs.append(pair)
-    ours = [median(side) for side in zip(*pairs, strict=True)]
-    detail = " against ".join(map(_ms, ours))
-    return Row(name, median(a / b for a, b in pairs), bound, at_least, detail)
+    ratios = [a / b for a, b in pairs]
+    sides = " against ".join(_time(median(side)) for side in zip(*pairs, strict=True))
+    return Row(name, median(ratios), bound, at_least, f"{sides}; {min(ratios):.3g} to {max(ratios):.3g}")
 
 
 def _fast(module: nn.Module) -> nn.Module:
@@ -337,8 +357,8 @@ def _seconds(step: Step) -> float:
     return time.perf_counter() - start
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms"
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.9995 else f"{1000 * seconds:.3g} ms"
 
 
 def _mib(value: float) -> str:
