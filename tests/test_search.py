@@ -557,3 +557,9 @@ def test_no_step_reads_a_value_back(experiment):
     with Reads() as reads:
         torch.ones(1).item()
     assert reads.seen == ["_local_scalar_dense"]
+
+
+def test_memory_is_kept_where_the_c_library_can(monkeypatch):
+    assert search.keep_memory() is hasattr(search.ctypes.CDLL(None), "mallopt")
+    monkeypatch.setattr(search.ctypes, "CDLL", lambda _: object())
+    assert not search.keep_memory()
