@@ -52,8 +52,8 @@ outputs: setup ## execute every chapter and write the outputs back into book/
 
 bench: setup ## measure speed and memory on this machine, 5 minutes, and write them into data/bench.json and the README
 	rm -f _build/bench.json && mkdir -p _build
-	$(BIN)/python -m wiring bench --json _build/bench.json --readme README.md; test -f _build/bench.json
-	mv _build/bench.json data/bench.json
+	$(BIN)/python -m wiring bench --json _build/bench.json --readme README.md; status=$$?; \
+	test ! -f _build/bench.json || mv _build/bench.json data/bench.json; exit $$status
 
 lock: ## resolve pyproject.toml anew in an empty environment and rewrite requirements.lock
 	rm -rf _build/lock
