@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import SEEDS, examples
 from torch.nn import functional as F
@@ -63,9 +63,9 @@ def test_a_mix_is_the_gated_sum_of_normalised_convolutions(case, eps):
 def test_normalised_relu_is_relu_of_the_normalised_convolution(case):
     features, weights = case
     weight = next((weight for weight in weights if weight is not None), None)
-    if weight is not None:
-        ours = normalised_relu(Normalised(features[0], weight))
-        assert_equal(ours, F.relu(reference(features[0], weight, 1e-5)), features[:1], [weight])
+    assume(weight is not None)
+    ours = normalised_relu(Normalised(features[0], weight))
+    assert_equal(ours, F.relu(reference(features[0], weight, 1e-5)), features[:1], [weight])
 
 
 @given(inputs())
