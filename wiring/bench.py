@@ -190,9 +190,7 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
     # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
     search.distribution.draw = lambda *_: gates  # type: ignore[method-assign]
 
-    def step() -> None:
-        list(search.run_epoch())
-
+    step = _step(search)
     step()
     ours = median(_seconds(step) for _ in range(repeats))
     bare = sum(number * _alone(kernel) for number, kernel in kernels)
@@ -241,7 +239,7 @@ def share(name: str, part: Callable[[Search], Step], bound: float | None, repeat
         bound,
         False,
         part(search),
-        lambda: list(search.run_epoch()),
+        _step(search),
         4 * repeats,
     )
 
@@ -273,7 +271,10 @@ def noise(e: Experiment, size: int) -> Dataset:
 
 def our_step(e: Experiment, size: int) -> Step:
     """The search's own step: data, gates, forward, backward, clip, both optimisers, costs and their statistics."""
-    search = Search(e, noise(e, size))
+    return _step(Search(e, noise(e, size)))
+
+
+def _step(search: Search) -> Step:
     return lambda: list(search.run_epoch())
 
 

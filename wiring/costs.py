@@ -192,7 +192,8 @@ def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> 
         if not chosen:
             raise ValueError(f"modules = {modules!r}: fits no name of a part of {kind}, such as {list(parts)[-1]!r}")
         return chosen
-    if foreign := [name for name, module in modules.items() if module not in set(parts.values())]:
+    own = set(parts.values())
+    if foreign := [name for name, module in modules.items() if module not in own]:
         raise ValueError(f"modules: {foreign[0]!r} is no submodule of the model {kind}")
     if not modules:
         raise ValueError("modules = {}: name at least one")

@@ -58,7 +58,7 @@ class _Mix(torch.autograd.Function):
         total = gates.new_zeros(())
         if ctx.affine is not None:
             total = ctx.affine.apply(gates[:, ctx.ready :], [pixels(x) for x in features[ctx.ready :]])
-        for x, gate in zip(features[: ctx.ready], gates.T, strict=False):
+        for x, gate in zip(features[: ctx.ready], gates.T[: ctx.ready], strict=True):
             total = torch.addcmul(total, pixels(x), gate[:, None, None])
         return images(total, features[0])
 

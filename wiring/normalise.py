@@ -88,9 +88,9 @@ class Affine:
     def apply(self, gates: Float[Tensor, "batch output"], features: Sequence[Pixels]) -> Pixels:
         """``sum_k gate_k T_k (d_k - m_k)``."""
         gated = (gates[:, :, None, None] * self.matrix).unbind(1)
-        total = (gates @ self.offset)[:, None]
-        for d, matrix in zip(features, gated, strict=True):
-            total = torch.baddbmm(total, d, matrix.mT) if total.shape[1] == 1 else total.baddbmm_(d, matrix.mT)
+        total = torch.baddbmm((gates @ self.offset)[:, None], features[0], gated[0].mT)
+        for d, matrix in zip(features[1:], gated[1:], strict=True):
+            total.baddbmm_(d, matrix.mT)
         return total
 
     def pull_back(

@@ -200,9 +200,9 @@ class ReLUConvBN(nn.Module):
 class PointwiseBN(nn.Module):
     """A 1x1 convolution without bias, then batch normalisation: left for the node that sums it up to compute."""
 
-    def __init__(self, channels: int, eps: float = EPS) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight, self.eps = pointwise(channels, channels).weight, eps
+        self.weight, self.eps = pointwise(channels, channels).weight, EPS
 
     def forward(self, x: Images) -> Normalised:
         return Normalised(x, self.weight, self.eps)
@@ -211,9 +211,9 @@ class PointwiseBN(nn.Module):
 class Pool(nn.Module):
     """A pool, then batch normalisation."""
 
-    def __init__(self, pool: Callable[[Tensor, int], Tensor], stride: int, eps: float = EPS) -> None:
+    def __init__(self, pool: Callable[[Tensor, int], Tensor], stride: int) -> None:
         super().__init__()
-        self.pool, self.stride, self.eps = pool, stride, eps
+        self.pool, self.stride, self.eps = pool, stride, EPS
 
     def forward(self, node: Node) -> Normalised:
         return node.pooled(self.pool, self.stride, self.eps)

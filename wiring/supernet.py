@@ -174,8 +174,9 @@ class Supernet(nn.Module):
 
         readers: list[list[Tensor]] = [[] for _ in range(len(self.cells) + 1)]
         for number, (cell, pairs) in enumerate(zip(self.cells, running, strict=True)):
+            read = cell.read(pairs)
             for i, (back, reader) in enumerate(zip(self.topology.inputs, cell.inputs, strict=True)):
-                if i in cell.read(pairs) and isinstance(reader, ReLUConvBN):
+                if i in read and isinstance(reader, ReLUConvBN):
                     readers[max(0, number + 1 - back)].append(reader.conv.weight)
 
         outputs = [Node(self.stem(images.contiguous(memory_format=torch.channels_last)), readers[0])]
