@@ -124,7 +124,7 @@ def test_only_sampled_operations_that_something_reaches_run_and_learn(case):
                     assert all(weight.grad is None for weight in operation.parameters())
 
 
-@given(cases(MINIMAL))
+@given(cases(st.just(MINIMAL)))
 @examples(10)
 def test_without_any_operation_logits_are_zero_and_learning_goes_on(case):
     gates = case.one_hot([[("none",)] * 5] * case.cells)

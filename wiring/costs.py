@@ -11,12 +11,12 @@
 >>> dict(zip(probe.names, probe.costs))
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -45,7 +45,12 @@ class CostProbe:
     model
         What is called inside the block.
     modules
-        Submodules of the model by a name each, or a pattern of their names in the model (``*`` stands for anything).
+        Submodules of the model by a name each, or a pattern of their names in the model: ``*`` stands for anything
+        between two dots, so that ``cells.*`` are the cells and not what is in them.
+    at
+        ``"inputs"`` measures at the inputs of those modules instead, and only what comes back through the module: how
+        much of the cost at its output it passes on. An operation that is homogeneous of degree 0 passes nothing on
+        (Theorem 1), one of degree 1 passes on all.
 
     Raises
     ------
@@ -54,7 +59,15 @@ class CostProbe:
         are left out although the model is no Supernet.
     """
 
-    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module] | str | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module] | str | None = None,
+        at: Literal["outputs", "inputs"] = "outputs",
+    ) -> None:
+        if modules is None and at != "outputs":
+            raise ValueError(f"at = {at!r}: name the modules to measure there")
+        self._at = at
         self.model, self._gated = model, modules is None
         self._modules = _chosen(model, modules)
         #: The modules' names, in the order of the last axis of their costs.
@@ -67,7 +80,12 @@ class CostProbe:
     def __enter__(self) -> "CostProbe":
         self._handles.append(self.model.register_forward_pre_hook(_Hook(self._open)))
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(_Hook(partial(self._tap, name))))
+            if self._at == "outputs":
+                hook = _Hook(lambda _module, _inputs, output, name=name: self._tap(name, output))
+                self._handles.append(module.register_forward_hook(hook))
+            else:
+                hook = _Hook(lambda _module, inputs, named, name=name: self._tap(name, (inputs, named)))
+                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
     def __exit__(
@@ -127,9 +145,9 @@ class CostProbe:
         values.register_hook(lambda gradient: setattr(self, "_gate_costs", _missing(gradient, active)))
         return images, replace(gates, values=values)
 
-    def _tap(self, name: str, module: nn.Module, arguments: Any, output: Any) -> Any:
+    def _tap(self, name: str, tensors: Any) -> Any:
         if not torch.is_grad_enabled():
-            return output
+            return tensors
 
         def tap(x: Any) -> Any:
             if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -140,7 +158,7 @@ class CostProbe:
             # Named modules may be followed by anything, also by what changes their output in place; cells are not.
             return _Tap.apply(x, x.new_zeros((), requires_grad=True), not self._gated, partial(calls.__setitem__, call))
 
-        return tree_map(tap, output)
+        return tree_map(tap, tensors)
 
 
 _NOTHING = "nothing was measured yet: call the model inside the block, with gradients enabled"
@@ -177,6 +195,16 @@ class _Hook:
         return _Hook(lambda *_: None)
 
 
+def fitting(names: Iterable[str], pattern: str) -> list[str]:
+    """The names of modules that fit a pattern; its ``*`` stands for anything between two dots."""
+    wanted = pattern.split(".")
+    return [
+        name
+        for name in names
+        if name and len(own := name.split(".")) == len(wanted) and all(map(fnmatchcase, own, wanted))
+    ]
+
+
 def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> dict[str, nn.Module]:
     """The modules to tap, by name."""
     kind, parts = type(model).__name__, dict(model.named_modules())
@@ -188,7 +216,7 @@ def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> 
             raise ValueError(f"modules = None: name the submodules of {kind} to measure; only a Supernet needs none")
         return {f"cells.{number}": cell for number, cell in enumerate(model.cells)}
     if isinstance(modules, str):
-        chosen = {name: part for name, part in parts.items() if fnmatchcase(name, modules)}
+        chosen = {name: parts[name] for name in fitting(parts, modules)}
         if not chosen:
             raise ValueError(f"modules = {modules!r}: fits no name of a part of {kind}, such as {list(parts)[-1]!r}")
         return chosen

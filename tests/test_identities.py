@@ -1,0 +1,265 @@
+"""The identities hold where the paper says so, fail where they should, and the right module is blamed."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import NO_EPS, SEEDS, Case, cases, examples, normalised_topologies
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from wiring import costs as costs_module
+from wiring.gates import Gates, image_dot
+from wiring.identities import degree, set_eps, verify
+from wiring.plain import PlainSupernet
+from wiring.topology import MINIMAL
+
+OPERATIONS, CELLS = "cells.*.edges.*.*", "cells.*"
+NORMALISED = MINIMAL.without_operations("skip_connect")
+
+
+def network(topology=NORMALISED, cells=2, dtype=torch.float64, eps=NO_EPS, seed=0):
+    torch.manual_seed(seed)
+    return set_eps(PlainSupernet(topology, cells, 4, 5, 2).to(dtype), eps)
+
+
+def all_operations(model, dtype=torch.float64):
+    active = model.topology.allowed().expand(len(model.cells), -1, -1)
+    values = torch.rand(active.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    return lambda model, images: model(images, Gates(values, active))
+
+
+def batch(dtype=torch.float64):
+    random = torch.Generator().manual_seed(2)
+    return torch.randn(8, 2, 7, 6, generator=random, dtype=dtype), torch.randint(5, (8,), generator=random)
+
+
+def check(model, images=None, labels=None, **options):
+    if images is None:
+        images, labels = batch()
+    options = {"operations": OPERATIONS, "cells": CELLS, "forward": all_operations(model), "tolerance": 1e-10} | options
+    return verify(model, images, labels, **options)
+
+
+@pytest.mark.parametrize(("dtype", "eps", "tolerance"), [(torch.float64, NO_EPS, 1e-10), (torch.float32, 1e-12, 1e-4)])
+def test_identities_hold_wherever_every_operation_is_normalised(dtype, eps, tolerance):
+    @given(cases(normalised_topologies()))
+    @examples(40)
+    def hold(case):
+        case.dtype, case.batch, case.reductions = dtype, case.batch + 4, ()
+        plain = PlainSupernet(case.topology, case.cells, case.channels, case.classes, case.image_channels).to(dtype)
+        set_eps(plain.copy_weights(case.supernet.parameters()), eps)
+        gates, _ = case.mixed()
+        if not any(name != "none" for own in case.topology.candidates for name in own):
+            return
+        report = verify(
+            plain,
+            case.images,
+            case.labels,
+            operations=OPERATIONS,
+            cells=CELLS,
+            forward=lambda model, images: model(images, Gates(gates.values.detach(), gates.active)),
+            tolerance=tolerance,
+        )
+        assert set(report.findings) == {"T1", "CA", "T2a"} | ({"CO"} if case.cells > 1 else set())
+        assert all(finding.holds for finding in report.findings.values()), str(report)
+
+    hold()
+
+
+@pytest.mark.parametrize("identity", ["T1", "CA", "CO", "T2a"])
+def test_each_identity_fails_under_a_wrong_gradient(identity, monkeypatch):
+    model = network()
+    assert check(model)[identity].holds
+    monkeypatch.setattr(costs_module, "image_dot", lambda gradient, x: image_dot(gradient.roll(1, 0), x))
+    assert not check(model)[identity].holds
+
+
+def replaced(model, name, part):
+    """The model with one of its parts exchanged."""
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, part)
+    return model.double()
+
+
+def evaluating():
+    norm = nn.BatchNorm2d(4, eps=NO_EPS).eval()
+    norm.running_mean.fill_(0.5)
+    return norm
+
+
+def trained(norm):
+    """Its affine parameters as training might leave them."""
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    return norm
+
+
+class Shortcut(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+SEP, DIL, POOL = (f"cells.0.edges.4.{name}" for name in ("sep_conv_3x3", "dil_conv_3x3", "max_pool_3x3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "reason"),
+    [
+        (f"{DIL}.3", evaluating(), "BatchNorm2d with running statistics, in evaluation mode"),
+        (f"{DIL}.3", nn.Identity(), "Sequential: nothing in it normalises"),
+        (f"{DIL}.0", nn.GELU(), "GELU: not homogeneous"),
+        (f"{DIL}.3", nn.BatchNorm2d(4, eps=0.1), "BatchNorm2d with eps = 0.1"),
+        (f"{SEP}.1", nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()), "Conv2d with a bias"),
+        (POOL, nn.Identity(), "Identity: nothing in it normalises"),
+        (POOL, Shortcut(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, eps=NO_EPS)), "Shortcut: cost passes beside"),
+    ],
+)
+def test_the_module_that_breaks_theorem_1_is_named_with_what_is_wrong(name, part, reason):
+    operation = name if name == POOL else name.rpartition(".")[0]
+    report = check(replaced(network(), name, part))
+    assert not report["T1"].holds
+    assert "1 of 60 operations" in report["T1"].why
+    assert f"{operation} ({reason}" in report["T1"].why
+    assert not report["CA"].holds
+    assert operation in report["CA"].why
+    assert not report["CO"].holds
+    assert operation in report["CO"].why
+    assert report["T2a"].holds
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        (f"{DIL}.3", trained(nn.BatchNorm2d(4, eps=NO_EPS))),
+        (f"{SEP}.3", trained(nn.BatchNorm2d(4, eps=NO_EPS))),
+        (f"{DIL}.3", trained(nn.GroupNorm(2, 4, eps=NO_EPS))),
+        (f"{DIL}.3", trained(nn.LayerNorm([4, 7, 6], eps=NO_EPS))),
+        (f"{DIL}.3", nn.Sequential(nn.BatchNorm2d(4, eps=NO_EPS), nn.Conv2d(4, 4, 1, bias=True))),
+        (f"{DIL}.2", nn.Conv2d(4, 4, 1, bias=True)),  # batch normalisation takes its bias away again
+        (f"{DIL}.0", nn.LeakyReLU()),
+    ],
+)
+def test_what_stays_homogeneous_breaks_nothing(name, part):
+    report = check(replaced(network(), name, part))
+    assert all(report[identity].holds for identity in ("T1", "CA", "CO", "T2a")), str(report)
+
+
+def test_a_skip_on_an_input_edge_leaves_the_sums_alone_and_one_between_intermediate_nodes_does_not():
+    on_input = MINIMAL.without_operations("skip_connect", edge=(2, 3))
+    report = check(network(on_input))
+    assert not report["T1"].holds
+    assert report["CA"].holds
+    assert report["CO"].holds
+    report = check(network(MINIMAL))
+    assert "cells.0.edges.4.skip_connect" in report["CO"].why
+    assert "edges.0.skip_connect" not in report["CO"].why
+
+
+def test_an_input_node_that_is_not_normalised_matters_only_under_a_skip():
+    reader = "cells.1.inputs.1.2"
+    assert check(replaced(network(), reader, nn.Identity()))["CO"].holds
+    skip = MINIMAL.without_operations("skip_connect", edge=(2, 3))
+    report = check(replaced(network(skip), reader, nn.Identity()))
+    assert not report["CO"].holds
+    assert "cells.1.inputs.1 (Sequential: nothing in it normalises)" in report["CO"].why
+
+
+def test_a_biased_classifier_breaks_theorem_2():
+    report = check(replaced(network(), "classifier", nn.Linear(8, 5)))
+    assert not report["T2a"].holds
+    assert "classifier (Linear with a bias)" in report["T2a"].why
+    assert report["T1"].holds
+
+
+def test_one_cell_has_no_corollary():
+    assert "CO" not in check(network(cells=1)).findings
+
+
+def test_the_report_says_all_in_a_line_each():
+    lines = str(check(replaced(network(), "classifier", nn.Linear(8, 5)))).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["T1 holds", "CA holds", "CO holds", "T2a fails"]
+
+
+def test_the_model_is_left_as_it_was():
+    model = replaced(network(), f"{DIL}.3", nn.BatchNorm2d(4))
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    check(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"operations": "cells.*.edge"}, "operations = 'cells.*.edge': fits no module"),
+        ({"cells": "cell"}, "cells = 'cell': fits no module"),
+        ({"operations": "cells.0.edges.*.*"}, "operations = .*: fits none in the cell 'cells.1'"),
+        ({"forward": lambda model, images: all_operations(model)(model, images)[:, None]}, "shape"),
+        ({"tolerance": 0.0}, "tolerance = 0.0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        check(network(), **options)
+
+
+# degree
+
+
+@given(SEEDS, st.sampled_from([1, 2, 3, -1]))
+@examples(20)
+def test_a_power_has_its_exponent_as_degree(seed, power):
+    x = torch.rand(3, 2, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
+    assert degree(lambda x: x**power, x, seed) == pytest.approx(power, rel=1e-10)
+
+
+@given(SEEDS, st.floats(1e-6, 10))
+@examples(20)
+def test_batch_normalisation_passes_on_eps_over_variance_plus_eps(seed, eps):
+    x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    variance = x.var(unbiased=False).item()
+    norm = nn.BatchNorm2d(1, eps=eps, affine=False, track_running_stats=False)
+    assert degree(norm, x, seed) == pytest.approx(eps / (variance + eps), rel=1e-6)
+
+
+# the probe at inputs
+
+
+@given(SEEDS)
+@examples(10)
+def test_costs_at_inputs_are_what_comes_back_through_the_module_alone(seed):
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            return (self.left(x) + self.right(x)).relu().mean((2, 3))
+
+    torch.manual_seed(seed)
+    model, x, labels = Fork(), torch.randn(4, 2, 5, 5), torch.randint(3, (4,))
+    with costs_module.CostProbe(model, "*", at="inputs") as probe:
+        cross_entropy(model(x), labels).backward()
+    for name, cost in zip(probe.names, probe.per_image.T, strict=True):
+        own = x.clone().requires_grad_()
+        left, right = (own if name == which else x for which in ("left", "right"))
+        logits = (model.left(left) + model.right(right)).relu().mean((2, 3))
+        (gradient,) = torch.autograd.grad(cross_entropy(logits, labels), own)
+        torch.testing.assert_close(cost, (gradient * x).sum((1, 2, 3)))
+
+
+def test_inputs_need_named_modules():
+    with pytest.raises(ValueError, match="at = 'inputs'"):
+        costs_module.CostProbe(Case(MINIMAL).supernet, at="inputs")
+
+
+def test_a_star_stands_for_one_part_of_a_name():
+    names = ["cells", "cells.0", "cells.0.edges", "cells.10", "cells.0.edges.1"]
+    assert costs_module.fitting(names, "cells.*") == ["cells.0", "cells.10"]
+    assert costs_module.fitting(names, "*.0.*.1") == ["cells.0.edges.1"]
