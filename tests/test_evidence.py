@@ -42,7 +42,7 @@ def record(*fates, start="K", topology=MINIMAL, kinds=1, seed=0):
 
 
 def constant(statistic):
-    return Claim("a statement", "a number", statistic, 0.5)
+    return Claim("a statement", "a number", statistic, "above", 0.5)
 
 
 @pytest.fixture
@@ -222,15 +222,18 @@ def test_verdict_is_decided_by_the_interval_of_three_or_more_seeds(judged, numbe
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.floats(0, 1), min_size=3, max_size=6), st.floats(0, 1))
-def test_verdict_is_the_interval_s_side_of_the_threshold(numbers, threshold):
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=6), st.floats(0, 1), st.sampled_from(["above", "below"]))
+def test_verdict_is_the_interval_s_side_of_the_threshold(numbers, threshold, side):
     with pytest.MonkeyPatch.context() as patch:
-        claim = Claim("s", "q", lambda run: numbers[run.experiment.seed], threshold)
+        claim = Claim("s", "q", lambda run: numbers[run.experiment.seed], side, threshold)
         patch.setitem(CLAIMS, "X", claim)
         judgement = judge("X", [record(*["K"] * 5, seed=seed) for seed in range(len(numbers))])
     low, high = interval(numbers)
     assert (judgement.low, judgement.high) == (low, high)
-    assert judgement.verdict == ("holds" if low > threshold else "fails" if high <= threshold else "undecided")
+    if side == "above":
+        assert judgement.verdict == ("holds" if low > threshold else "fails" if high <= threshold else "undecided")
+    else:
+        assert judgement.verdict == ("holds" if high < threshold else "fails" if low >= threshold else "undecided")
 
 
 def test_order_of_the_seeds_changes_no_verdict(judged):
@@ -276,4 +279,4 @@ def test_p1_of_runs_that_never_drop():
 def test_verdict_as_text_says_claim_number_interval_and_seeds():
     text = str(judge("P1a", [record(*["DDKK"] * 5, seed=k) for k in range(3)]))
     assert text.startswith("P1a holds")
-    assert all(part in text for part in ("1.00", "[1.00, 1.00]", "3 seeds", "0.9"))
+    assert all(part in text for part in ("  1, ", "[1, 1]", "3 seeds", "above 0.9"))
