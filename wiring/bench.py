@@ -25,10 +25,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from wiring.costs import Statistics
+from wiring.costs import CostProbe, Statistics
 from wiring.datasets import Dataset
 from wiring.experiments import Experiment
-from wiring.gates import image_dot
+from wiring.gates import Gates, image_dot
 from wiring.operations import Depthwise
 from wiring.plain import PlainSupernet
 from wiring.search import Search, generator, keep_memory
@@ -91,6 +91,7 @@ def bench(repeats: int, file: Path | None = None, readme: Path | None = None) ->
         lambda: faster(2.5, DSNAS, 32, 4 * repeats),
         lambda: faster(1.5, SMALL, 8, 8 * repeats),
         lambda: cost_recording(4 * repeats),
+        lambda: probing(repeats),
         lambda: bare_kernels(DARTS, 32, 1.2, repeats),
         lambda: bare_kernels(DSNAS, 32, 1.2, 4 * repeats),
         lambda: bare_kernels(SMALL, 8, None, 8 * repeats),
@@ -157,6 +158,26 @@ def cost_recording(repeats: int) -> Row:
     search = Search(DSNAS, noise(DSNAS, 32))
     off = _step_without_costs(search, search.supernet)
     return _ratio(f"{workload(DSNAS, 32)}: costs on / off", 1.03, False, our_step(DSNAS, 32), off, repeats)
+
+
+def probing(repeats: int) -> Row:
+    """Both passes of the textbook's supernet with a probe at every operation, as in any foreign model, and without."""
+    e = replace(DARTS, cells=4, batch=32)
+    ((images, labels),) = list(next(iter(Search(e, noise(e, 32)).loaders.values())))
+    plain = PlainSupernet(e.topology, e.cells, e.channels, 10)
+    active = e.topology.allowed().expand(e.cells, -1, -1)
+    gates = Gates(active.float().mul(1 / 8), active)
+
+    def off() -> None:
+        plain.zero_grad(set_to_none=True)
+        F.cross_entropy(plain(images.contiguous(), gates), labels).backward()
+
+    def on() -> None:
+        with CostProbe(plain, "cells.*.edges.*.*"):
+            off()
+
+    name = f"textbook's passes, {e.cells} minimal cells, batch {e.batch}: with a probe at every operation / without"
+    return _ratio(name, 1.1, False, on, off, 2 * repeats)
 
 
 def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) -> Row:

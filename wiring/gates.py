@@ -36,9 +36,9 @@ class Gates:
 
 
 def image_dot(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
-    """``<a, b>`` of each image, in at least single precision. Reads channels_last tensors without a copy."""
+    """``<a, b>`` of each image, in at least single precision. Reads tensors of either memory format without a copy."""
     dtype = torch.promote_types(a.dtype, torch.float32)
-    if a.dim() == 4:
+    if b.dim() == 4 and b.is_contiguous(memory_format=torch.channels_last):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     a, b = (x.reshape(len(x), -1).to(dtype) for x in (a, b))
     # A few images at a time: their products stay in the cache.
