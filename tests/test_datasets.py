@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, ImageFolder, cifar
 from torchvision.transforms.v2.functional import resize
 
-from wiring.datasets import DataError, Dataset, Loader, load
+from wiring.datasets import DataError, Dataset, Loader, load, sample
 
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 UNSCALED = torch.zeros(3), torch.ones(3)
@@ -458,3 +458,13 @@ def test_a_data_set_at_an_index_is_those_images_in_that_order():
     assert len(part) == 3
     assert part.labels.tolist() == [4, 0, 4]
     assert torch.equal(part.pixels, data.pixels[[4, 0, 4]])
+
+
+def test_a_sample_is_a_normalised_batch_in_double_precision_and_the_seeds():
+    images, labels = sample("digits", 200, seed=1)
+    assert (images.shape, images.dtype, labels.shape) == ((200, 1, 8, 8), torch.float64, (200,))
+    assert images.mean().abs() < 1e-6
+    assert abs(images.std() - 1) < 1e-2
+    assert torch.equal(sample("digits", 200, seed=1)[0], images)
+    assert not torch.equal(sample("digits", 200, seed=2)[0], images)
+    assert sample("digits", 5, size=12)[0].shape == (5, 1, 12, 12)

@@ -59,3 +59,22 @@ def test_the_part_through_edge_4_is_what_stopping_the_gradient_there_takes_away(
 def test_another_network_is_refused(network):
     with pytest.raises(ValueError, match="network: give one cell of the minimal topology"):
         enumerate_minimal(network, torch.randn(2, 3, 4, 4), torch.zeros(2).long())
+
+
+@given(SEEDS)
+@examples(2)
+def test_the_expected_gradient_is_autograds_of_the_expected_cost(seed):
+    case = Case(MINIMAL, cells=1, seed=seed, size=(4, 4))
+    everything = enumerated(case)
+    alpha = torch.randn(5, 8, dtype=case.dtype, generator=case.generator, requires_grad=True)
+    log_p = alpha.log_softmax(1)
+    joint = sum(log_p[edge].view([8 if axis == edge else 1 for axis in range(5)]) for edge in range(5))
+    surrogate = sum(
+        (
+            joint.exp().detach()
+            * everything.costs[..., edge]
+            * log_p[edge].view([8 if a == edge else 1 for a in range(5)])
+        ).sum()
+        for edge in range(5)
+    )
+    close(everything.expected_gradient(log_p.exp().detach()), torch.autograd.grad(surrogate, alpha)[0])

@@ -1,5 +1,6 @@
 """The claims' definitions on trajectories made by hand, and verdicts and intervals against plain numpy."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from wiring import evidence
 from wiring.evidence import CLAIMS, Claim, dropped, interval, judge, largest_drop, recovered, recovery, retained
 from wiring.experiments import Experiment
+from wiring.identities import Finding, Report
 from wiring.operations import NAMES
 from wiring.records import Record
 from wiring.topology import MINIMAL
@@ -280,3 +282,67 @@ def test_verdict_as_text_says_claim_number_interval_and_seeds():
     text = str(judge("P1a", [record(*["DDKK"] * 5, seed=k) for k in range(3)]))
     assert text.startswith("P1a holds")
     assert all(part in text for part in ("  1, ", "[1, 1]", "3 seeds", "above 0.9"))
+
+
+# Theorem 2 and the identities
+
+
+def costly(accuracy, cost, seed=0, theta_lr=0.1):
+    """A run of these accuracies and costs by epoch; rows of another split and group must not count."""
+    rows = [
+        {"epoch": epoch, "split": split, "group": group, "accuracy": a + shift, "cost": c + 7 * shift}
+        for epoch, (a, c) in enumerate(zip(accuracy, cost, strict=True), 1)
+        for split, group, shift in (("training", "all", 0), ("training", "correct", 1), ("search", "all", 2))
+    ]
+    return Record(Experiment(epochs=len(cost), seed=seed, theta_lr=theta_lr), pd.DataFrame(rows), {}, {})
+
+
+def test_the_initial_cost_is_the_first_epochs_where_weights_stay():
+    assert CLAIMS["T2b"].statistic(costly([0.1, 0.1], [0.3, 0.5], theta_lr=0.0)) == 0.3
+    assert np.isnan(CLAIMS["T2b"].statistic(costly([0.1, 0.1], [0.3, 0.5])))
+
+
+def test_high_accuracy_is_nine_tenths_and_its_cost_the_mean_there():
+    assert CLAIMS["T2c-sign"].statistic(costly([0.5, 0.9, 0.95], [9.0, -0.2, -0.4])) == pytest.approx(-0.3)
+    assert np.isnan(CLAIMS["T2c-sign"].statistic(costly([0.5, 0.89], [9.0, 9.0])))
+
+
+@pytest.mark.parametrize(("cost", "trend"), [([3, 2, 1], -1), ([1, 20, 300], 1), ([1, 3, 2], 0.5)])
+def test_the_trend_is_a_rank_correlation(cost, trend):
+    assert CLAIMS["T2c-trend"].statistic(costly([0.1, 0.2, 0.9], cost)) == pytest.approx(trend)
+
+
+def test_no_trend_in_two_epochs():
+    assert np.isnan(CLAIMS["T2c-trend"].statistic(costly([0.1, 0.2], [1, 2])))
+
+
+@pytest.mark.parametrize(
+    ("claim", "good", "bad"), [("T2b", 0.1, -0.1), ("T2c-sign", -0.1, 0.1), ("T2c-trend", -0.1, 0.1)]
+)
+def test_theorem_2s_verdicts(claim, good, bad):
+    def verdict(*costs):
+        make = {
+            "T2b": lambda cost: costly([0.1], [cost], theta_lr=0.0),
+            "T2c-sign": lambda cost: costly([0.95], [cost]),
+            "T2c-trend": lambda cost: costly([0.1, 0.2, 0.3], [1, 1 + cost, 1 + 2 * cost]),
+        }[claim]
+        runs = [make(cost) for cost in costs]
+        runs = [replace(run, experiment=replace(run.experiment, seed=seed)) for seed, run in enumerate(runs)]
+        return judge(claim, runs).verdict
+
+    assert verdict(good, 2 * good, 3 * good) == "holds"
+    assert verdict(bad, 2 * bad, 3 * bad) == "fails"
+    assert verdict(good, bad, good, bad) == "undecided"
+    assert verdict(good, good) == "undecided"
+
+
+@pytest.mark.parametrize("identity", ["T1", "CA", "CO", "T2a"])
+def test_an_identity_holds_to_rounding(identity):
+    def verdict(*residuals):
+        return judge(identity, [Report({identity: Finding(own, True, "")}, 1.0) for own in residuals]).verdict
+
+    assert CLAIMS[identity].threshold == evidence.ROUNDING == 1e-10
+    assert verdict(1e-15, 1e-16, 1e-14) == "holds"
+    assert verdict(1e-15, 1e-16, 1e-3) == "undecided"
+    assert verdict(1e-5, 1e-6, 1e-3) == "fails"
+    assert verdict(1e-15, 1e-16) == "undecided"

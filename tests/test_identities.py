@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from wiring import costs as costs_module
 from wiring.gates import Gates, image_dot
-from wiring.identities import degree, set_eps, verify
+from wiring.identities import degree, set_eps, verify, verify_random
 from wiring.plain import PlainSupernet
 from wiring.topology import MINIMAL
 
@@ -179,9 +179,12 @@ def test_one_cell_has_no_corollary():
     assert "CO" not in check(network(cells=1)).findings
 
 
-def test_the_report_says_all_in_a_line_each():
-    lines = str(check(replaced(network(), "classifier", nn.Linear(8, 5)))).splitlines()
-    assert [line.split(":")[0] for line in lines] == ["T1 holds", "CA holds", "CO holds", "T2a fails"]
+def test_the_report_says_what_holds_and_below_it_why():
+    text = str(check(replaced(network(), "classifier", nn.Linear(8, 5))))
+    heads = [line.split(":")[0] for line in text.splitlines() if not line.startswith("  ")]
+    assert heads == ["T1 holds", "CA holds", "CO holds", "T2a fails"]
+    assert "classifier (Linear with a bias)" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 96
 
 
 def test_the_model_is_left_as_it_was():
@@ -207,6 +210,16 @@ def test_the_model_is_left_as_it_was():
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         check(network(), **options)
+
+
+def test_a_random_supernet_is_the_seeds_and_disturbs_no_generator():
+    images, labels = batch()
+    state = torch.get_rng_state()
+    first, again, other = (verify_random(NORMALISED, 2, images, labels, seed) for seed in (3, 3, 4))
+    assert str(first) == str(again) != str(other)
+    assert all(finding.holds for finding in first.findings.values())
+    assert not verify_random(MINIMAL, 2, images, labels, 3)["T1"].holds
+    assert torch.equal(state, torch.get_rng_state())
 
 
 # degree

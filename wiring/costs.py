@@ -96,14 +96,14 @@ class CostProbe:
 
     @property
     def costs(self) -> Float[Tensor, "*place"]:
-        """The batch's costs: ``[cell, edge, operation]`` of a Supernet, ``[module]`` of named modules."""
+        """The batch's costs, ``[cell, edge, operation]`` of a Supernet, ``[module]`` of named modules."""
         if self._gated:
             return self.per_image.sum(0)
         return torch.stack([cost.sum() for cost in self._module_costs()])
 
     @property
     def per_image(self) -> Float[Tensor, "batch *place"]:
-        """Each image's share of them: the first axis of every output must number the images."""
+        """Each image's share of them; the first axis of every output must number the images."""
         if not self._gated:
             return torch.stack(self._module_costs(), dim=1)
         if self._gate_costs is None:

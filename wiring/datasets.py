@@ -254,3 +254,17 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
 def _resized(pixels: Pixels, size: int) -> UInt8[Tensor, "image size size channel"]:
     parts = [resize(part.permute(0, 3, 1, 2), [size, size], antialias=True) for part in pixels.split(4096)]
     return torch.cat(parts).permute(0, 2, 3, 1).contiguous()
+
+
+def sample(
+    name: str, images: int, seed: int = 0, size: int | None = None
+) -> tuple[Float[Tensor, "image channel height width"], Labels]:
+    """A batch of randomly drawn images, normalised, in double precision, with its labels: to check identities on.
+
+    Raises DataError as :func:`load`.
+    """
+    dataset = load(name, size, images, seed)
+    random = torch.Generator().manual_seed(seed)
+    loader = Loader(dataset, dataset.moments(), images, crop=0, flip=False, generator=random)
+    pixels, labels = next(iter(loader))
+    return pixels.double(), labels

@@ -47,6 +47,14 @@ class Enumeration:
     def costs(self) -> Float[Tensor, "op0 op1 op2 op3 op4 edge"]:
         return self.direct + self.through
 
+    def expected_gradient(self, probability: Float[Tensor, "edge operation"]) -> Float[Tensor, "edge operation"]:
+        """What DSNAS' gradient of α is on average: ``sum_Z p(Z) C_e(Z) (Z_e - p_e)``, the cost not clamped."""
+        joint = torch.einsum("a,b,c,d,e->abcde", *probability)
+        drawn = torch.stack(
+            [(joint * self.costs[..., edge]).movedim(edge, 0).flatten(1).sum(1) for edge in range(len(probability))]
+        )
+        return drawn - probability * drawn.sum(1, keepdim=True)
+
 
 @torch.no_grad()
 def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor, " batch"]) -> Enumeration:

@@ -207,9 +207,22 @@ _P1_QUICK = replace(
     theta_lr_min=2e-4,
 )
 
+# The weights alone learn, under random architectures, and fast enough to classify well.
+_THEOREM2_QUICK = replace(
+    _P1_QUICK,
+    searcher="uniform",
+    topology=MINIMAL.without_operations("none"),
+    crop=0,
+    epochs=12,
+    batch=32,
+    theta_lr=0.05,
+    theta_lr_min=0.001,
+)
+
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
 PRESETS: dict[str, Experiment] = {
     "p1-quick": _P1_QUICK,
     "p1-reference": _P1_REFERENCE,
     "p1-paper": _P1,
+    "theorem2-quick": _THEOREM2_QUICK,
 }

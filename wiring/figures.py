@@ -4,15 +4,18 @@ Every function takes topologies or records and returns a matplotlib figure; none
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _MatplotlibFigure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
 from wiring.evidence import dropped
@@ -81,28 +84,33 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
         for number, (i, j) in enumerate(topology.edges):
             label = str(number) if chosen is None else f"{number}: {chosen[number]}"
             gone = chosen is not None and chosen[number] == "none"
-            _arrow(axes, positions[i], positions[j], KINDS[edge_kind(topology, number)], label, gone)
+            style = {"linestyle": ":", "alpha": 0.5} if gone else {}
+            _arrow(axes, positions[i], positions[j], KINDS[edge_kind(topology, number)], label, **style)
         for j in topology.output:
-            _arrow(axes, positions[j], positions[topology.nodes], OUTPUT, "", False)
-        for node, (x, y) in enumerate(positions):
-            inner = node in topology.intermediate
-            face = "0.92" if inner else "white"
-            axes.plot(x, y, "o", ms=24, mfc=face, mec="0.2", mew=1.2, zorder=3)
-            axes.text(x, y, str(node), ha="center", va="center", zorder=4)
-            if node < len(topology.inputs):
-                back = topology.inputs[node]
-                name = "last cell" if back == 1 else "cell before last" if back == 2 else f"{back} cells back"
-                axes.text(x - 0.05 * positions[-1][0], y, name, ha="right", va="center", color="0.35")
-            elif not inner:
-                axes.text(x + 0.05 * positions[-1][0], y, "output", ha="left", va="center", color="0.35")
+            _arrow(axes, positions[j], positions[topology.nodes], OUTPUT)
+        _nodes(axes, topology, positions)
         used = dict.fromkeys(edge_kind(topology, number) for number in range(len(topology.edges)))
         handles = [Patch(color=KINDS[kind], label=kind) for kind in used] + [Patch(color=OUTPUT, label="concatenation")]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-        axes.set_xlim(-0.28 * positions[-1][0], 1.16 * positions[-1][0])
-        heights = [y for _, y in positions]
-        axes.set_ylim(min(heights) - 0.75, max(heights) + 0.75)
-        axes.axis("off")
     return figure
+
+
+def _nodes(axes: Axes, topology: Topology, positions: Sequence[tuple[float, float]]) -> None:
+    """Draw the nodes, name the inputs and the output, and frame the graph."""
+    width = positions[-1][0]
+    for node, (x, y) in enumerate(positions):
+        inner = node in topology.intermediate
+        axes.plot(x, y, "o", ms=24, mfc="0.92" if inner else "white", mec="0.2", mew=1.2, zorder=3)
+        axes.text(x, y, str(node), ha="center", va="center", zorder=4)
+        if node < len(topology.inputs):
+            back = topology.inputs[node]
+            name = "last cell" if back == 1 else "cell before last" if back == 2 else f"{back} cells back"
+            axes.text(x - 0.05 * width, y, name, ha="right", va="center", color="0.35")
+        elif not inner:
+            axes.text(x + 0.05 * width, y, "output", ha="left", va="center", color="0.35")
+    heights = [y for _, y in positions]
+    axes.set(xlim=(-0.28 * width, 1.16 * width), ylim=(min(heights) - 0.75, max(heights) + 0.75))
+    axes.axis("off")
 
 
 def _positions(topology: Topology) -> list[tuple[float, float]]:
@@ -114,7 +122,7 @@ def _positions(topology: Topology) -> list[tuple[float, float]]:
 
 
 def _arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: object, label: str, gone: bool
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: object, label: str = "", **style: Any
 ) -> None:
     bend = 0.0 if abs(start[1] - end[1]) > 1e-6 or abs(end[0] - start[0]) < 1.4 else -0.25 * np.sign(start[1] or 1)
     arrow = FancyArrowPatch(
@@ -126,9 +134,7 @@ def _arrow(
         shrinkA=14,
         shrinkB=14,
         color=colour,
-        lw=1.8,
-        linestyle=":" if gone else "-",
-        alpha=0.5 if gone else 1.0,
+        **{"lw": 1.8, **style},
     )
     axes.add_patch(arrow)
     if label:
@@ -137,6 +143,120 @@ def _arrow(
         dx, dy = end[0] - start[0], end[1] - start[1]
         x, y = start[0] + at * dx + 0.5 * bend * dy, start[1] + at * dy - 0.5 * bend * dx
         axes.text(x, y, label, ha="center", va="center", color=colour, backgroundcolor="white", fontsize=9.5)
+
+
+def paths(topology: Topology, edges: Sequence[int]) -> Figure:
+    """The ways on which the loss's gradient comes back to an edge, one panel for each edge given.
+
+    The edge itself is thick; the ways from the output to its end are drawn in one line style each, the rest is faint.
+    """
+    with _style():
+        figure, panels = _figure(8.0, 2.2 * len(edges), len(edges))
+        positions = _positions(topology)
+        steps = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
+        for panel, edge in zip(panels, edges, strict=True):
+            start, end = topology.edges[edge]
+            ways = _ways(topology, end)
+            for number, step in enumerate(steps):
+                colour = KINDS[edge_kind(topology, number)] if number < len(topology.edges) else OUTPUT
+                style: dict[str, Any] = {"lw": 0.8, "alpha": 0.35}
+                for way, line in zip(ways, ("-", "--", "-.", ":"), strict=False):
+                    if step in way:
+                        style = {"linestyle": line}
+                if number == edge:
+                    style = {"lw": 3.5}
+                _arrow(panel, positions[step[0]], positions[step[1]], colour, "", **style)
+            _nodes(panel, topology, positions)
+            names = ["-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways]
+            kind = "type 1" if len(ways) > 1 else "type 2"
+            panel.set_title(f"edge {edge}, {kind}: {' and '.join(names)}", loc="left")
+    return figure
+
+
+def _ways(topology: Topology, node: int) -> list[list[tuple[int, int]]]:
+    """All ways from a node to the output, as steps; the shortest first."""
+    ways = [[(node, topology.nodes)]] if node in topology.output else []
+    for i, j in topology.edges:
+        if i == node:
+            ways += [[(i, j), *rest] for rest in _ways(topology, j)]
+    return sorted(ways, key=len)
+
+
+def cost_map(costs: Float[np.ndarray, "cell edge"], topology: Topology) -> Figure:
+    """The cost of every edge in every cell and, apart, each cell's sum; red costs, blue earns."""
+    with _style():
+        figure = Figure(figsize=(8.0, 1.3 + 0.32 * len(costs)))
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
+        sums = costs.sum(1, keepdims=True)
+        top = float(np.abs(np.concatenate([costs, sums], axis=1)).max())
+        for axes, values in ((left, costs), (right, sums)):
+            image = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+            if values.size <= 60:
+                for (row, column), value in np.ndenumerate(values):
+                    ink = "white" if abs(value) > 0.6 * top else "black"
+                    text = f"{value:.2g}" if abs(value) > 1e-10 * top else "0"
+                    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
+            axes.spines[:].set_visible(False)
+        left.set(xlabel="edge", ylabel="cell", yticks=range(len(costs)), xticks=range(costs.shape[1]))
+        left.set_xticklabels([f"{number}" for number in range(costs.shape[1])])
+        right.set(xticks=[0], xticklabels=["sum"])
+        right.tick_params(axis="y", length=0)
+        figure.colorbar(image, ax=[left, right], label="cost (nats)")
+    return figure
+
+
+def powers(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    predictions: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Measured curves as points and predicted ones as lines, each by its name, on logarithmic axes."""
+    with _style():
+        figure, (axes,) = _figure(8.0, 3.4)
+        markers = ("o", "s", "^", "D", "v", "P", "X")
+        for (name, (x, y)), colour, marker in zip(curves.items(), cycle(_PALETTE), cycle(markers)):
+            axes.plot(x, y, marker, color=colour, ms=5, label=name)
+        for (name, (x, y)), line in zip(predictions.items(), cycle(("-", "--", "-.", ":"))):
+            axes.plot(x, y, line, color="0.3", lw=1.2, label=name, zorder=0)
+        axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def initial_costs(costs: Sequence[float], low: float, high: float) -> Figure:
+    """A histogram of the costs of initialisations, with their mean and its interval."""
+    with _style():
+        figure, (axes,) = _figure(8.0, 2.8)
+        axes.hist(costs, bins=30, color=_PALETTE[4], alpha=0.7)
+        axes.axvspan(low, high, color=_PALETTE[3], alpha=0.35, label="mean: 95 % interval")
+        axes.axvline(float(np.mean(costs)), color=_PALETTE[3], lw=1.5, label="mean")
+        axes.axvline(0, color="0.3", lw=0.8)
+        axes.set(xlabel="cost at the last cell's output (nats)", ylabel="initialisations")
+        axes.legend(frameon=False)
+    return figure
+
+
+def cost_against_accuracy(records: Sequence[Record]) -> Figure:
+    """The cost at the last cell against the accuracy, a point per epoch and seed; and apart by group of images."""
+    with _style():
+        figure = Figure(figsize=(8.0, 3.2))
+        left, right = figure.subplots(1, 2)
+        groups = {"correct": ("o", _PALETTE[2]), "wrong": ("s", _PALETTE[3])}
+        for record in records:
+            scalars = record.scalars.query("split == 'training'")
+            every = scalars.query("group == 'all'")
+            left.plot(every.accuracy, every.cost, "o", color=_PALETTE[4], ms=3.5, alpha=0.7)
+            for group, (marker, colour) in groups.items():
+                own = scalars[scalars.group == group]
+                right.plot(own.epoch, own.cost, marker, color=colour, ms=3.5, alpha=0.7)
+        for axes in (left, right):
+            axes.axhline(0, color="0.6", lw=0.8)
+        left.set(xlabel="accuracy (share of images)", ylabel="cost L − H (nats)", title="all images, an epoch a point")
+        right.set(xlabel="epoch", ylabel="cost of an image (nats)", title="by how an image is classified")
+        handles = [Line2D([], [], color=c, marker=m, ls="", label=name) for name, (m, c) in groups.items()]
+        right.legend(handles=handles, frameon=False)
+    return figure
 
 
 def none_probability(records: Sequence[Record]) -> Figure:

@@ -4,10 +4,10 @@
 >>> print(report)
 >>> report["T1"].residual
 
-T1  An operation that is homogeneous of degree 0 passes no cost on to the node that it reads (Theorem 1).
-CA  The cost at a cell's output is the sum of the costs of the cell's operations (cost assignment).
-CO  In every cell but the last they sum to zero (Corollary).
-T2a The cost at the last cell's output is cross-entropy minus entropy, ``L - H`` (Theorem 2).
+- T1: an operation that is homogeneous of degree 0 passes no cost on to the node that it reads (Theorem 1).
+- CA: the cost at a cell's output is the sum of the costs of the cell's operations (cost assignment).
+- CO: in every cell but the last they sum to zero (Corollary).
+- T2a: the cost at the last cell's output is cross-entropy minus entropy, ``L - H`` (Theorem 2).
 
 All rest on Euler's theorem: for ``f`` homogeneous of degree ``d``, ``<J^T g, x> = d <g, f(x)>`` whatever the gradient
 ``g`` is. A module's *degree* is measured as just that, the cost at its inputs in units of the cost at its outputs.
@@ -16,6 +16,7 @@ All rest on Euler's theorem: for ``f`` homogeneous of degree ``d``, ``<J^T g, x>
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from textwrap import fill, indent
 from typing import Any
 from weakref import ref
 
@@ -25,7 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wiring.costs import CostProbe, fitting
-from wiring.gates import image_dot
+from wiring.distributions import DARTS
+from wiring.gates import Gates, image_dot
+from wiring.plain import PlainSupernet
+from wiring.topology import Topology
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -63,7 +67,7 @@ class Report:
     def __str__(self) -> str:
         return "\n".join(
             f"{name} {'holds' if own.holds else 'fails'}: residual {own.residual:.1e} "
-            f"{'<=' if own.holds else '>'} {self.tolerance:g}, {own.why}"
+            f"{'<=' if own.holds else '>'} {self.tolerance:g}\n{indent(fill(own.why, 94), '  ')}"
             for name, own in self.findings.items()
         )
 
@@ -170,6 +174,44 @@ def verify(
     return Report(findings, tolerance)
 
 
+def verify_random(
+    topology: Topology,
+    cells: int,
+    images: Float[Tensor, "batch channel height width"],
+    labels: Int[Tensor, " batch"],
+    seed: int,
+    channels: int = 4,
+) -> Report:
+    """:func:`verify` a supernet of random weights with every candidate at a random gate, without eps.
+
+    In double precision whatever is left of an identity's residual is then rounding, or a counter-example.
+
+    Parameters
+    ----------
+    topology, cells, channels
+        The supernet (:class:`wiring.plain.PlainSupernet`).
+    images, labels
+        A batch, in double precision.
+    seed
+        Draws weights and gates.
+    """
+    random = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = PlainSupernet(topology, cells, channels, int(labels.max()) + 1, images.shape[1]).double()
+    drawn = DARTS(topology, [0] * cells, std=1.0, generator=random).double().draw(random)
+    gates = Gates(drawn.values.detach(), drawn.active)
+    return verify(
+        set_eps(model, 1e-30),
+        images,
+        labels,
+        operations="cells.*.edges.*.*",
+        cells="cells.*",
+        forward=lambda model, images: model(images, gates),
+        tolerance=1e-10,
+    )
+
+
 @dataclass(frozen=True)
 class _Costs:
     """The costs of each image at the outputs and the inputs of modules, and what they say of the identities.
@@ -186,7 +228,7 @@ class _Costs:
     tolerance: float
 
     def paths(self, operations: list[str]) -> Finding:
-        shares = {name: _ratio(self.passed[name].sum(), self.arriving[name]) for name in operations}
+        shares = {name: self._share(name) for name in operations}
         broken = [name for name in operations if shares[name] > self.tolerance]
         why = f"{len(broken)} of {len(operations)} operations pass cost on: {self._blame(broken)}"
         return self._finding(shares, why)
@@ -227,22 +269,30 @@ class _Costs:
         holds = residuals[worst] <= self.tolerance
         return Finding(residuals[worst], holds, f"the largest at {worst}" if holds else why)
 
+    def _share(self, name: str) -> float:
+        """How much of the cost at a module's output it passes on."""
+        return _ratio(self.passed[name].sum(), self.arriving[name])
+
     def _passes(self, name: str) -> bool:
-        return _ratio(self.passed[name].sum(), self.arriving[name]) > self.tolerance
+        return self._share(name) > self.tolerance
 
     def _degree(self, name: str) -> int | None:
         """0 if no cost passes the module, 1 if all does, None otherwise."""
-        arriving, passed = self.arriving[name], self.passed[name].sum()
-        if _ratio(passed, arriving) <= self.tolerance:
+        if not self._passes(name):
             return 0
-        return 1 if _ratio(passed - arriving.sum(), arriving) <= self.tolerance else None
+        arriving = self.arriving[name]
+        return 1 if _ratio(self.passed[name].sum() - arriving.sum(), arriving) <= self.tolerance else None
 
     def _blame(self, names: list[str]) -> str:
-        """The first few of them, and what in them is not as the theorems want it."""
-        if not names:
-            return "by what is no named module (a shortcut or a function)"
-        few = "; ".join(f"{name} ({self._reason(name)})" for name in names[:3])
-        return few + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+        """Them by what in them is not as the theorems want it, the worst of each kind by name."""
+        kinds: dict[str, list[str]] = {}
+        for name in sorted(dict.fromkeys(names), key=self._share, reverse=True):
+            kinds.setdefault(self._reason(name), []).append(name)
+        found = [
+            f"{own[0]}{f' and {len(own) - 1} like it' if len(own) > 1 else ''} ({reason})"
+            for reason, own in sorted(kinds.items(), key=lambda item: -len(item[1]))
+        ]
+        return "; ".join(found) or "by what is no named module (a shortcut or a function)"
 
     def _reason(self, name: str) -> str:
         inside = [part for part in self.arriving if part == name or part.startswith(f"{name}.")]
