@@ -15,7 +15,7 @@ from wiring.experiments import Experiment
 from wiring.identities import Finding, Report
 from wiring.operations import NAMES
 from wiring.records import Record
-from wiring.topology import MINIMAL
+from wiring.topology import MINIMAL, TOPOLOGIES
 
 #: One letter per epoch: D dropped, K kept, = a tie of None with the best operation.
 NONE_SHARE = {"D": 0.6, "K": 0.1, "=": 0.4}
@@ -346,3 +346,98 @@ def test_an_identity_holds_to_rounding(identity):
     assert verdict(1e-15, 1e-16, 1e-3) == "undecided"
     assert verdict(1e-5, 1e-6, 1e-3) == "fails"
     assert verdict(1e-15, 1e-16) == "undecided"
+
+
+# P2, P3, X1 and the bi-level claims
+
+
+def test_width_preference_is_the_difference_of_the_shares_retained():
+    statistic = CLAIMS["P2"].statistic
+    assert statistic(record("K", "K", "K", "K", "D")) == 1
+    assert statistic(record("D", "K", "K", "K", "D")) == 0.75
+    assert statistic(record("D", "D", "D", "K", "K")) == -0.75
+    darts = ["K"] * 14
+    for edge, (i, _) in enumerate(TOPOLOGIES["darts"].edges):
+        darts[edge] = "D" if i >= 2 else "K"
+    darts[2] = "K"  # of six intermediate edges one is kept
+    assert TOPOLOGIES["darts"].edges[4] == (2, 3)
+    darts[4] = "K"
+    assert statistic(record(*darts, topology=TOPOLOGIES["darts"])) == pytest.approx(5 / 6)
+
+
+def test_preferences_of_two_kinds_of_cell_count_both():
+    both = record(*"KKKKD", *"DDDDK", kinds=2)
+    assert CLAIMS["P2"].statistic(both) == pytest.approx(0.5 - 0.5)
+    assert CLAIMS["X1"].statistic(record(*"KDKDD", *"KDKDD", kinds=2)) == 1
+
+
+def test_bypass_preference_contrasts_the_two_inputs_alone():
+    statistic = CLAIMS["X1"].statistic
+    assert statistic(record("K", "D", "K", "D", "D")) == 1
+    assert statistic(record("K", "D", "K", "K", "K")) == 0.5
+    assert statistic(record("D", "K", "D", "K", "K")) == -1
+
+
+def test_preferences_need_both_kinds_of_edges():
+    no_intermediate = MINIMAL.without_edges((2, 3))
+    assert np.isnan(CLAIMS["P2"].statistic(record(*"KKKK", topology=no_intermediate)))
+    one_input = TOPOLOGIES["simplified"]
+    assert np.isnan(CLAIMS["X1"].statistic(record(*"KKK", topology=one_input)))
+    fixed = MINIMAL.with_operations((2, 3), "sep_conv_3x3")  # no choice, so no fate
+    assert np.isnan(CLAIMS["P2"].statistic(record(*"KKKKK", topology=fixed)))
+
+
+def test_retention_is_the_share_retained():
+    assert CLAIMS["P3"].statistic(record("DD", "KD", "DK", "KK", "DD")) == 0.4
+
+
+def bi_level(values, epochs=20):
+    """A run whose scalars (split, group, column) are these in the last tenth, and 99 times as large before."""
+    rows = [
+        {"epoch": epoch, "split": split, "group": group, "loss": 1.0, "entropy": 1.0, "cost": 1.0}
+        | {
+            key[2]: value * (1 if epoch > epochs - 2 else 99)
+            for key, value in values.items()
+            if key[:2] == (split, group)
+        }
+        for epoch in range(1, epochs + 1)
+        for split in ("training", "search")
+        for group in ("all", "correct", "wrong")
+    ]
+    return Record(Experiment(epochs=epochs, level="bi"), pd.DataFrame(rows), {}, {})
+
+
+@pytest.mark.parametrize(
+    ("claim", "key", "value", "number"),
+    [
+        ("B1", ("search", "correct", "loss"), 1.4, 1.4),
+        ("B1", ("training", "correct", "entropy"), 1.25, 1.25),
+        ("B1", ("search", "correct", "entropy"), 0.5, 2.0),
+        ("B2-loss", ("search", "wrong", "loss"), 3.0, 3.0),
+        ("B2-entropy", ("training", "wrong", "entropy"), 2.0, 0.5),
+        ("B3", ("search", "all", "cost"), -0.5, -0.5),
+    ],
+)
+def test_bi_level_claims_compare_the_splits_late_in_the_search(claim, key, value, number):
+    assert CLAIMS[claim].statistic(bi_level({key: value})) == pytest.approx(number)
+
+
+def test_bi_level_claims_say_nothing_of_a_single_level_run():
+    one = bi_level({})
+    one = replace(one, scalars=one.scalars.query("split == 'training'"))
+    assert all(np.isnan(CLAIMS[claim].statistic(one)) for claim in ("B1", "B2-loss", "B2-entropy", "B3"))
+
+
+def test_the_pattern_claims_sides_and_thresholds_are_as_fixed():
+    fixed = {claim: (CLAIMS[claim].side, CLAIMS[claim].threshold) for claim in CLAIMS if claim[0] in "PXB"}
+    assert fixed == {
+        "P1a": ("above", 0.9),
+        "P1b": ("above", 0.0),
+        "P2": ("above", 0.0),
+        "P3": ("below", 0.1),
+        "X1": ("above", 0.0),
+        "B1": ("below", 1.5),
+        "B2-loss": ("above", 1.5),
+        "B2-entropy": ("below", 1 / 1.5),
+        "B3": ("above", 0.0),
+    }

@@ -26,6 +26,8 @@ from wiring.records import Record
 FEWEST_SEEDS = 3
 #: The share of correctly classified images from which on an accuracy is called high.
 HIGH_ACCURACY = 0.9
+#: Losses or entropies of two splits are comparable if they differ by less than this factor, and far apart otherwise.
+COMPARABLE = 1.5
 #: A residual below this, as a share of the costs it is made of, is rounding in double precision.
 ROUNDING = 1e-10
 
@@ -37,10 +39,14 @@ def dropped(probability: Float[np.ndarray, "*time edge operation"]) -> Bool[np.n
 
 def _fate(record: Record) -> tuple[Bool[np.ndarray, "epoch edge"], Bool[np.ndarray, "late edge"]]:
     """``dropped`` after every epoch, and in the last tenth, of the edges that have a choice, kinds of cell joined."""
-    allowed = record.experiment.topology.allowed().numpy()
-    choice = allowed[:, NONE] & (allowed.sum(1) > 1)
-    over_epochs = dropped(record.arrays["probability"])[1:, :, choice].reshape(record.experiment.epochs, -1)
+    over_epochs = dropped(record.arrays["probability"])[1:, :, _choice(record)].reshape(record.experiment.epochs, -1)
     return over_epochs, over_epochs[-max(1, record.experiment.epochs // 10) :]
+
+
+def _choice(record: Record) -> Bool[np.ndarray, " edge"]:
+    """Which edges have a choice between None and another operation."""
+    allowed = record.experiment.topology.allowed().numpy()
+    return np.asarray(allowed[:, NONE] & (allowed.sum(1) > 1))
 
 
 def recovered(record: Record) -> Bool[np.ndarray, " edge"]:
@@ -66,6 +72,71 @@ def recovery(record: Record) -> float:
     over_epochs, _ = _fate(record)
     ever = over_epochs.any(0)
     return float(recovered(record)[ever].mean()) if ever.any() else float("nan")
+
+
+def width_preference(record: Record) -> float:
+    """Share of the input edges that are retained minus that of the intermediate edges; NaN without both."""
+    topology = record.experiment.topology
+    return _contrast(record, np.array([topology.is_input_edge(edge) for edge in range(len(topology.edges))]))
+
+
+def bypass_preference(record: Record) -> float:
+    """Share of the edges from the cell before last that are retained minus that of those from the last cell.
+
+    Other edges are left out; NaN without both.
+    """
+    topology = record.experiment.topology
+    back = [topology.inputs[i] if i < len(topology.inputs) else 0 for i, _ in topology.edges]
+    return _contrast(record, np.array(back) == 2, np.array(back) == 1)
+
+
+def retention(record: Record) -> float:
+    """The share of the edges that are retained."""
+    return float(retained(record).mean())
+
+
+def _contrast(
+    record: Record, first: Bool[np.ndarray, " edge"], second: Bool[np.ndarray, " edge"] | None = None
+) -> float:
+    """Share retained among the first edges minus that among the second (by default the rest); all kinds of cell."""
+    second = ~first if second is None else second
+    choice = _choice(record)
+    kinds = record.arrays["probability"].shape[1]
+    kept = retained(record)
+    shares = [kept[np.tile(edges[choice], kinds)] for edges in (first, second)]
+    return float(shares[0].mean() - shares[1].mean()) if all(map(len, shares)) else float("nan")
+
+
+def gap_of_correct(record: Record) -> float:
+    """The larger factor by which L or H of correct images differ between the splits, late in the search."""
+    ratios = [_late_ratio(record, "correct", quantity) for quantity in ("loss", "entropy")]
+    return float(np.exp(np.abs(np.log(ratios)).max()))
+
+
+def loss_gap_of_wrong(record: Record) -> float:
+    """L of wrong images on the search split, in units of that on the training split, late in the search."""
+    return _late_ratio(record, "wrong", "loss")
+
+
+def entropy_gap_of_wrong(record: Record) -> float:
+    """The same ratio of H."""
+    return _late_ratio(record, "wrong", "entropy")
+
+
+def late_search_cost(record: Record) -> float:
+    """The mean cost at the last cell's output on the search split in the last tenth of the search, in nats."""
+    return float(_late(record, "search", "all").cost.mean())
+
+
+def _late_ratio(record: Record, group: str, quantity: str) -> float:
+    means = [_late(record, split, group)[quantity].mean() for split in ("search", "training")]
+    return float(means[0] / means[1])
+
+
+def _late(record: Record, split: str, group: str) -> pd.DataFrame:
+    """The scalars of the last tenth of the search; no rows where the search has no such split."""
+    own = record.scalars.query("split == @split and group == @group")
+    return own[own.epoch > record.experiment.epochs - max(1, record.experiment.epochs // 10)]
 
 
 def initial_cost(record: Record) -> float:
@@ -130,6 +201,55 @@ CLAIMS: dict[str, Claim] = {
         "later some of the dropped edges recover",
         "share of dropped edges that recover",
         recovery,
+        "above",
+        0.0,
+    ),
+    "P2": Claim(
+        "input edges are kept and intermediate edges are not",
+        "share of input edges retained minus that of intermediate edges",
+        width_preference,
+        "above",
+        0.0,
+    ),
+    "P3": Claim(
+        "bi-level search drops every edge for good",
+        "share of edges retained",
+        retention,
+        "below",
+        0.1,
+    ),
+    "X1": Claim(
+        "edges from the cell before last are kept rather than those from the last cell",
+        "share retained of the former minus that of the latter",
+        bypass_preference,
+        "above",
+        0.0,
+    ),
+    "B1": Claim(
+        "on correctly classified images L and H are comparable on both splits",
+        "largest factor between the splits late in the search",
+        gap_of_correct,
+        "below",
+        COMPARABLE,
+    ),
+    "B2-loss": Claim(
+        "on wrongly classified images L is far higher on the search split",
+        "L on the search split / L on the training split, late in the search",
+        loss_gap_of_wrong,
+        "above",
+        COMPARABLE,
+    ),
+    "B2-entropy": Claim(
+        "on wrongly classified images H is far lower on the search split",
+        "H on the search split / H on the training split, late in the search",
+        entropy_gap_of_wrong,
+        "below",
+        1 / COMPARABLE,
+    ),
+    "B3": Claim(
+        "the search split's cost stays positive",
+        "mean cost on the search split late in the search (nats)",
+        late_search_cost,
         "above",
         0.0,
     ),
@@ -201,7 +321,7 @@ class Verdict:
         return (
             f"{self.claim} {self.verdict}: {claim.statement}\n"
             f"  {claim.quantity}:\n  {self.estimate:.2g}, 95 % interval [{self.low:.2g}, {self.high:.2g}] "
-            f"over {self.seeds} seeds; holds {claim.side} {claim.threshold:g}"
+            f"over {self.seeds} seeds; holds {claim.side} {claim.threshold:.3g}"
         )
 
 
