@@ -14,6 +14,7 @@ from PIL import Image
 
 from wiring import chapters
 from wiring.__main__ import main
+from wiring.evidence import CLAIMS
 from wiring.experiments import PRESETS
 from wiring.topology import TOPOLOGIES
 
@@ -81,7 +82,7 @@ def refused(here, capsys, arguments, *parts):
 
 BAD = [
     # what there is to call
-    ([], "{run,rerun,presets,chapters,bench}"),
+    ([], "{run,rerun,presets,verdicts,chapters,bench}"),
     (["fly"], "'fly'", "run", "rerun", "presets"),
     (["--epochs", "3"], "run"),
     (["run"], "preset"),
@@ -270,6 +271,17 @@ def test_every_field_given_on_the_command_line_reaches_the_experiment(here):
 def test_different_experiments_get_different_folders(here):
     assert call(*QUICK) == call(*QUICK, "--seed", "1") == 0
     assert len(list((here / "runs").iterdir())) == 2
+
+
+def test_verdicts_are_printed_and_written_without_nan(here, capsys):
+    assert call("verdicts", "--json", "verdicts.json") == 0
+    printed = capsys.readouterr().out
+    rows = json.loads((here / "verdicts.json").read_text(), parse_constant=pytest.fail)
+    assert [row["claim"] for row in rows] == list(CLAIMS)
+    for row in rows:
+        assert f"{row['claim']} {row['verdict']}: {row['statement']}" in printed
+        assert (row["estimate"] is None) == (row["seeds"] == 0)
+    refused(here, capsys, ["verdicts", "--json", "verdicts.json"], "json = 'verdicts.json': exists")
 
 
 def test_presets_are_listed_with_what_is_changed(capsys):

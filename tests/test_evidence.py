@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wiring import evidence
 from wiring.evidence import CLAIMS, Claim, dropped, interval, judge, largest_drop, recovered, recovery, retained
-from wiring.experiments import Experiment
+from wiring.experiments import PRESETS, Experiment
 from wiring.identities import Finding, Report
 from wiring.operations import NAMES
 from wiring.records import Record
@@ -441,3 +441,79 @@ def test_the_pattern_claims_sides_and_thresholds_are_as_fixed():
         "B2-entropy": ("below", 1 / 1.5),
         "B3": ("above", 0.0),
     }
+
+
+# H1, D1, D3
+
+
+def measured(means, topology=MINIMAL, **fields):
+    """A run with these mean costs, [epoch, edge, operation], in its one cell."""
+    means = np.asarray(means, dtype=float)[:, None, None]
+    experiment = Experiment(epochs=len(means), cells=1, topology=topology, **fields)
+    return Record(experiment, pd.DataFrame(), {"cost_mean": means}, {})
+
+
+def test_positive_share_counts_every_operation_but_none_at_fixed_weights():
+    means = np.full((2, 5, 8), 0.1)
+    means[:, :, 0] = -9  # None does not count
+    means[0, 0, 1:] = -0.1
+    means[0, 1, 1] = np.nan  # nor what was never drawn
+    statistic = CLAIMS["H1-initial"].statistic
+    assert statistic(measured(means, theta_lr=0.0)) == pytest.approx(27 / 34)
+    assert np.isnan(statistic(measured(means)))
+
+
+def test_negative_share_is_of_the_last_epoch_of_trained_weights_under_uniform_draws():
+    means = np.full((2, 5, 8), 0.1)
+    means[1, :4, 1:] = -0.1
+    statistic = CLAIMS["H1-trained"].statistic
+    assert statistic(measured(means, searcher="uniform")) == pytest.approx(0.8)
+    assert np.isnan(statistic(measured(means)))
+    assert np.isnan(statistic(measured(means, searcher="uniform", theta_lr=0.0)))
+
+
+def test_the_excess_of_the_intermediate_edge_in_the_simplified_cell_and_its_control():
+    means = np.zeros((3, 3, 8))
+    means[:, 2, 1:], means[:, 1, 1:], means[:, :, 0] = 0.5, 0.2, 7
+    means[:, 1, 3] = np.nan  # an operation drawn on one of the two alone
+    for topology in (TOPOLOGIES["simplified"], PRESETS["control-reference"].topology):
+        for claim in ("D1", "D3"):
+            assert CLAIMS[claim].statistic(measured(means, topology)) == pytest.approx(0.3)
+    whole = np.zeros((3, 5, 8))
+    whole[:, 4, 1:], whole[:, 3, 1:] = 0.5, 0.7
+    assert CLAIMS["D1"].statistic(measured(whole)) == pytest.approx(-0.2)
+
+
+def test_the_control_is_the_simplified_cell_with_its_first_edge_fixed_and_one_output():
+    topology = PRESETS["control-reference"].topology
+    assert topology.edges == ((1, 2), (1, 3), (2, 3))
+    assert [len(names) for names in topology.candidates] == [1, 8, 8]
+    assert topology.output == (3,)
+
+
+@pytest.mark.parametrize(("claim", "good", "bad"), [("D1", 0.1, -0.1), ("D3", -0.1, 0.1)])
+def test_verdicts_on_the_intermediate_edge(claim, good, bad):
+    def verdict(*excesses):
+        runs = []
+        for seed, excess in enumerate(excesses):
+            means = np.zeros((2, 3, 8))
+            means[:, 2, 1:] = excess
+            runs.append(measured(means, TOPOLOGIES["simplified"], seed=seed))
+        return judge(claim, runs).verdict
+
+    assert verdict(good, good, 2 * good) == "holds"
+    assert verdict(bad, bad, 2 * bad) == "fails"
+    assert verdict(good, bad, good, bad) == "undecided"
+
+
+# all of them
+
+
+def test_every_claim_gets_a_verdict_from_its_own_records(monkeypatch):
+    asked = []
+    monkeypatch.setattr(evidence, "load_reference", lambda name: asked.append(name) or [])
+    found = evidence.verdicts()
+    assert [own.claim for own in found] == list(CLAIMS)
+    assert set(asked) <= set(PRESETS)
+    assert {own.claim for own in found if own.verdict == "holds"} == {"T1", "CA", "CO", "T2a"}
+    assert all(own.verdict == "undecided" and own.seeds == 0 for own in found if CLAIMS[own.claim].reference)

@@ -1,9 +1,10 @@
-"""The command line: ``python -m wiring {run,rerun,presets,chapters,bench} ...``."""
+"""The command line: ``python -m wiring {run,rerun,presets,verdicts,chapters,bench} ...``."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -38,8 +39,10 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 (a bench row missed its bound), 2 (bad input), 130."""
     parser = Parser(prog="python -m wiring", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{run,rerun,presets,chapters,bench}")
-    for add in (_add_run, _add_rerun, _add_presets, _add_chapters, _add_bench):
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{run,rerun,presets,verdicts,chapters,bench}"
+    )
+    for add in (_add_run, _add_rerun, _add_presets, _add_verdicts, _add_chapters, _add_bench):
         add(commands)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -134,6 +137,37 @@ def _presets(options: argparse.Namespace) -> None:
         print(name)
         for field, value in changed(experiment).items():
             print(f"    {field} = {value}")
+
+
+def _add_verdicts(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "verdicts",
+        allow_abbrev=False,
+        help="judge every claim by the recorded runs",
+        description="Print every claim with its estimate, 95 % interval, number of seeds and verdict, from the runs in "
+        "data/reference; identities are checked on random supernets.",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write them as JSON")
+    parser.set_defaults(call=_verdicts)
+
+
+def _verdicts(options: argparse.Namespace) -> None:
+    from wiring.evidence import CLAIMS, verdicts
+
+    if options.json is not None and options.json.exists():
+        raise ValueError(f"json = '{options.json}': exists; nothing is overwritten, choose another file")
+    found = verdicts()
+    for own in found:
+        source = CLAIMS[own.claim].reference
+        print(own, f"({f'records: {source}' if source else 'checked now'})")
+    if options.json is not None:
+        # JSON has no NaN: what there is no number for is null.
+        rows = [
+            {key: None if value != value else value for key, value in asdict(own).items()}
+            | {"statement": CLAIMS[own.claim].statement, "records": CLAIMS[own.claim].reference}
+            for own in found
+        ]
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _add_chapters(commands: Commands) -> None:

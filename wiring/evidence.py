@@ -18,9 +18,11 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.stats import bootstrap, spearmanr
 
-from wiring.identities import Report
+from wiring.datasets import sample
+from wiring.identities import Report, verify_random
 from wiring.operations import NONE
-from wiring.records import Record
+from wiring.records import Record, load_reference
+from wiring.topology import MINIMAL
 
 #: Below this number of seeds nothing is decided.
 FEWEST_SEEDS = 3
@@ -155,6 +157,40 @@ def cost_trend(record: Record) -> float:
     return float(spearmanr(epochs.accuracy, epochs.cost).statistic) if len(epochs) > 2 else float("nan")
 
 
+def positive_share(record: Record) -> float:
+    """The share of the operations of all edges, None left out, whose mean cost at the initial weights is positive.
+
+    NaN if the weights learn.
+    """
+    return float((_means(record, 0) > 0).mean()) if record.experiment.theta_lr == 0 else float("nan")
+
+
+def negative_share(record: Record) -> float:
+    """The share of them whose mean cost in the last epoch is negative; NaN unless α is fixed and the weights learn."""
+    e = record.experiment
+    trained = e.searcher == "uniform" and e.theta_lr > 0
+    return float((_means(record, -1) < 0).mean()) if trained else float("nan")
+
+
+def intermediate_excess(record: Record) -> float:
+    """The mean cost of an operation on the intermediate edge minus that of the same on the edge beside it.
+
+    Over all operations that both edges may carry, None left out, and all epochs, in nats: edge (1, 2) against (0, 2) in
+    the simplified cell, (2, 3) against (1, 3) in the minimal cell and its control.
+    """
+    topology = record.experiment.topology
+    first = len(topology.inputs)
+    intermediate, straight = (topology.edges.index(edge) for edge in ((first, first + 1), (first - 1, first + 1)))
+    means = record.arrays["cost_mean"][:, 0, :, :, NONE + 1 :].mean(1)
+    return float(np.nanmean(means[:, intermediate] - means[:, straight]))
+
+
+def _means(record: Record, epoch: int) -> Float[np.ndarray, " operation"]:
+    """The mean costs of an epoch on the training split, of all operations but None that the edges may carry."""
+    means = record.arrays["cost_mean"][epoch, 0, ..., NONE + 1 :]
+    return np.asarray(means[~np.isnan(means)])
+
+
 def _training(record: Record) -> pd.DataFrame:
     """The scalars of the images that θ learns from, one row per epoch."""
     return record.scalars.query("split == 'training' and group == 'all'")
@@ -180,6 +216,8 @@ class Claim:
         On which side of the threshold the claim holds.
     threshold
         See ``side``.
+    reference
+        The preset whose recorded runs the book judges it by; None for an identity, which is checked anew.
     """
 
     statement: str
@@ -187,6 +225,7 @@ class Claim:
     statistic: Callable[[Any], float]
     side: Literal["above", "below"]
     threshold: float
+    reference: str | None = None
 
 
 CLAIMS: dict[str, Claim] = {
@@ -196,6 +235,7 @@ CLAIMS: dict[str, Claim] = {
         largest_drop,
         "above",
         0.9,
+        "p1-reference",
     ),
     "P1b": Claim(
         "later some of the dropped edges recover",
@@ -203,6 +243,7 @@ CLAIMS: dict[str, Claim] = {
         recovery,
         "above",
         0.0,
+        "p1-reference",
     ),
     "P2": Claim(
         "input edges are kept and intermediate edges are not",
@@ -210,6 +251,7 @@ CLAIMS: dict[str, Claim] = {
         width_preference,
         "above",
         0.0,
+        "p1-reference",
     ),
     "P3": Claim(
         "bi-level search drops every edge for good",
@@ -217,6 +259,7 @@ CLAIMS: dict[str, Claim] = {
         retention,
         "below",
         0.1,
+        "p3-reference",
     ),
     "X1": Claim(
         "edges from the cell before last are kept rather than those from the last cell",
@@ -224,6 +267,7 @@ CLAIMS: dict[str, Claim] = {
         bypass_preference,
         "above",
         0.0,
+        "p1-reference",
     ),
     "B1": Claim(
         "on correctly classified images L and H are comparable on both splits",
@@ -231,6 +275,7 @@ CLAIMS: dict[str, Claim] = {
         gap_of_correct,
         "below",
         COMPARABLE,
+        "p3-reference",
     ),
     "B2-loss": Claim(
         "on wrongly classified images L is far higher on the search split",
@@ -238,6 +283,7 @@ CLAIMS: dict[str, Claim] = {
         loss_gap_of_wrong,
         "above",
         COMPARABLE,
+        "p3-reference",
     ),
     "B2-entropy": Claim(
         "on wrongly classified images H is far lower on the search split",
@@ -245,6 +291,7 @@ CLAIMS: dict[str, Claim] = {
         entropy_gap_of_wrong,
         "below",
         1 / COMPARABLE,
+        "p3-reference",
     ),
     "B3": Claim(
         "the search split's cost stays positive",
@@ -252,6 +299,39 @@ CLAIMS: dict[str, Claim] = {
         late_search_cost,
         "above",
         0.0,
+        "p3-reference",
+    ),
+    "H1-initial": Claim(
+        "near initialisation the mean cost of every operation but None is positive",
+        "share of the edges' operations with a positive mean cost",
+        positive_share,
+        "above",
+        0.9,
+        "initial-reference",
+    ),
+    "H1-trained": Claim(
+        "near convergence of the weights the mean cost of every operation but None is negative",
+        "share of the edges' operations with a negative mean cost",
+        negative_share,
+        "above",
+        0.9,
+        "uniform-reference",
+    ),
+    "D1": Claim(
+        "in the simplified cell an operation costs more on the intermediate edge (1, 2) than on (0, 2)",
+        "mean cost on (1, 2) minus that on (0, 2) (nats)",
+        intermediate_excess,
+        "above",
+        0.0,
+        "simplified-reference",
+    ),
+    "D3": Claim(
+        "with (0, 1) always trained and (1, 3) deleted, it costs more on (0, 2)",
+        "mean cost on (1, 2) minus that on (0, 2) (nats)",
+        intermediate_excess,
+        "below",
+        0.0,
+        "control-reference",
     ),
     "T1": Claim(
         "no cost passes a normalised operation",
@@ -287,6 +367,7 @@ CLAIMS: dict[str, Claim] = {
         initial_cost,
         "above",
         0.0,
+        "initial-reference",
     ),
     "T2c-sign": Claim(
         "at high accuracy that cost is not positive",
@@ -294,6 +375,7 @@ CLAIMS: dict[str, Claim] = {
         cost_at_high_accuracy,
         "below",
         0.0,
+        "uniform-reference",
     ),
     "T2c-trend": Claim(
         "that cost falls as accuracy rises",
@@ -301,6 +383,7 @@ CLAIMS: dict[str, Claim] = {
         cost_trend,
         "below",
         0.0,
+        "uniform-reference",
     ),
 }
 
@@ -362,3 +445,11 @@ def judge(claim: str, evidence: Sequence[Record] | Sequence[Report]) -> Verdict:
     elif len(values) >= FEWEST_SEEDS and margins[1] <= 0:
         verdict = "fails"
     return Verdict(claim, verdict, float(np.mean(values)) if values else float("nan"), low, high, len(values))
+
+
+def verdicts() -> list[Verdict]:
+    """The verdict on every claim, from the recorded runs; an identity's from random supernets, here and now."""
+    images, labels = sample("digits", 32)
+    topology = MINIMAL.without_operations("skip_connect")
+    reports = [verify_random(topology, 2, images, labels, seed) for seed in range(5)]
+    return [judge(name, load_reference(own.reference) if own.reference else reports) for name, own in CLAIMS.items()]

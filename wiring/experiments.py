@@ -193,6 +193,7 @@ _P1_REFERENCE = replace(
     epochs=30,
     alpha_lr=3e-3,
 )
+# The digits are small: one cell, no mirror images, and slow weights.
 _P1_QUICK = replace(
     _P1_REFERENCE,
     data="digits",
@@ -206,8 +207,24 @@ _P1_QUICK = replace(
     theta_lr=2e-4,
     theta_lr_min=2e-4,
 )
-
-# The weights alone learn, under random architectures, and fast enough to classify well.
+_P3 = replace(_P1, searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
+# A hundredth of the authors' steps. Without augmentation the splits part within them.
+_P3_REFERENCE = replace(
+    _P3,
+    device="cpu",
+    image_size=16,
+    images=5_000,
+    crop=0,
+    flip=False,
+    channels=8,
+    epochs=40,
+    batch=64,
+    alpha_lr=1e-2,
+)
+# The weights alone learn, under random architectures, in one cell, and come to rest.
+_UNIFORM_REFERENCE = replace(_P1_REFERENCE, searcher="uniform", cells=1, epochs=60, theta_lr_min=0.0)
+_INITIAL_REFERENCE = replace(_UNIFORM_REFERENCE, images=5_000, epochs=1, theta_lr=0.0)
+# The same on the digits, and fast enough to classify well.
 _THEOREM2_QUICK = replace(
     _P1_QUICK,
     searcher="uniform",
@@ -218,11 +235,19 @@ _THEOREM2_QUICK = replace(
     theta_lr=0.05,
     theta_lr_min=0.001,
 )
+#: The minimal cell without what reads node 0, one operation fixed between nodes 1 and 2, and node 3 alone the output.
+CONTROL = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_conv_5x5").with_output(3)
 
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
 PRESETS: dict[str, Experiment] = {
     "p1-quick": _P1_QUICK,
     "p1-reference": _P1_REFERENCE,
     "p1-paper": _P1,
+    "p3-reference": _P3_REFERENCE,
+    "p3-paper": _P3,
     "theorem2-quick": _THEOREM2_QUICK,
+    "initial-reference": _INITIAL_REFERENCE,
+    "uniform-reference": _UNIFORM_REFERENCE,
+    "simplified-reference": replace(_UNIFORM_REFERENCE, topology=TOPOLOGIES["simplified"]),
+    "control-reference": replace(_UNIFORM_REFERENCE, topology=CONTROL),
 }
