@@ -141,6 +141,8 @@ BAD = [
     (["rerun", "tiny", "-p", "epochs", "three"], "epochs", "'three'", "int"),
     (["rerun", "tiny", "-p", "epochs", "1e3"], "epochs", "'1e3'", "int"),
     (["rerun", "tiny", "-p", "epochs", "true"], "epochs", "'true'", "int"),
+    (["rerun", "tiny", "-p", "epochs", "0"], "epochs", "'0'", "at least 1"),
+    (["rerun", "tiny", "-p", "epochs", "-3"], "epochs", "'-3'", "at least 1"),
     (["rerun", "tiny", "-p", "rate", "fast"], "rate", "'fast'", "float"),
     (["rerun", "tiny", "-p", "name", "3"], "name", "'3'", "str"),
     (["rerun", "tiny", "-p", "sure", "yes"], "sure", "'yes'", "bool"),

@@ -77,4 +77,7 @@ def test_the_expected_gradient_is_autograds_of_the_expected_cost(seed):
         ).sum()
         for edge in range(5)
     )
-    close(everything.expected_gradient(log_p.exp().detach()), torch.autograd.grad(surrogate, alpha)[0])
+    p = log_p.exp().detach()
+    close(everything.expected_gradient(p), torch.autograd.grad(surrogate, alpha, retain_graph=True)[0])
+    expected_loss = (joint.exp() * everything.loss).sum()
+    close(everything.loss_gradient(p), torch.autograd.grad(expected_loss, alpha)[0])

@@ -428,6 +428,11 @@ def test_bi_level_claims_say_nothing_of_a_single_level_run():
     assert all(np.isnan(CLAIMS[claim].statistic(one)) for claim in ("B1", "B2-loss", "B2-entropy", "B3"))
 
 
+def test_the_generalisation_gap_is_the_late_difference_of_the_accuracies():
+    run = bi_level({("training", "all", "accuracy"): 0.9, ("search", "all", "accuracy"): 0.4})
+    assert evidence.generalisation_gap(run) == pytest.approx(0.5)
+
+
 def test_the_pattern_claims_sides_and_thresholds_are_as_fixed():
     fixed = {claim: (CLAIMS[claim].side, CLAIMS[claim].threshold) for claim in CLAIMS if claim[0] in "PXB"}
     assert fixed == {

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from wiring import costs as costs_module
+from wiring import identities
 from wiring.gates import Gates, image_dot
 from wiring.identities import degree, set_eps, verify, verify_random
 from wiring.plain import PlainSupernet
@@ -73,7 +74,8 @@ def test_identities_hold_wherever_every_operation_is_normalised(dtype, eps, tole
 def test_each_identity_fails_under_a_wrong_gradient(identity, monkeypatch):
     model = network()
     assert check(model)[identity].holds
-    monkeypatch.setattr(costs_module, "image_dot", lambda gradient, x: image_dot(gradient.roll(1, 0), x))
+    for module in (costs_module, identities):
+        monkeypatch.setattr(module, "image_dot", lambda gradient, x: image_dot(gradient.roll(1, 0), x))
     assert not check(model)[identity].holds
 
 
@@ -205,6 +207,12 @@ def test_the_model_is_left_as_it_was():
         ({"operations": "cells.0.edges.*.*"}, "operations = .*: fits none in the cell 'cells.1'"),
         ({"forward": lambda model, images: all_operations(model)(model, images)[:, None]}, "shape"),
         ({"tolerance": 0.0}, "tolerance = 0.0"),
+        ({"forward": lambda model, images: (images, images)}, "returns a tuple, not logits"),
+        ({"forward": lambda model, images: images.new_zeros(8, 5)}, "`forward` must call the model"),
+        ({"forward": lambda model, images: images.new_full((8, 5), torch.nan)}, "not finite"),
+        ({"images": batch()[0], "labels": torch.full((8,), 5)}, "labels: from 5 to 5, but .* classes 0 to 4"),
+        ({"images": batch()[0], "labels": torch.full((8,), -100)}, "labels: from -100"),
+        ({"images": batch()[0], "labels": torch.zeros(3).long()}, "labels: 3 for 8 images"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):
@@ -220,6 +228,60 @@ def test_a_random_supernet_is_the_seeds_and_disturbs_no_generator():
     assert all(finding.holds for finding in first.findings.values())
     assert not verify_random(MINIMAL, 2, images, labels, 3)["T1"].holds
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_compiled_model_is_refused_before_it_runs():
+    with pytest.raises(ValueError, match="is compiled"):
+        check(torch.compile(network()), forward=None)
+
+
+def test_an_operation_that_happens_to_cost_nothing_breaks_nothing():
+    instance = nn.InstanceNorm2d(
+        4, eps=NO_EPS
+    )  # pooled over the image it is zero, so in the last cell it costs nothing
+    model = network(cells=1)
+    for edge in model.cells[0].edges:
+        edge["max_pool_3x3"] = nn.Sequential(nn.MaxPool2d(3, 1, 1), instance)
+    assert check(model)["T1"].holds
+
+
+def test_a_skip_passes_on_all_whatever_it_costs():
+    report = check(network(MINIMAL))
+    assert report["T1"].residual == pytest.approx(1)
+    assert len(report["T1"].modules) == 10  # every edge of both cells
+    assert set(report["CO"].modules) == {"cells.0.edges.4.skip_connect"}
+
+
+def test_modules_that_pass_a_little_are_not_blamed_for_the_sums():
+    model = network(MINIMAL, eps=1e-7)
+    report = check(model, tolerance=1e-4)
+    assert all("skip_connect" in name for name in (*report["CA"].modules, *report["CO"].modules))
+
+
+def test_operations_that_also_take_weights_can_be_verified():
+    class Weighed(nn.Module):
+        def __init__(self, operation):
+            super().__init__()
+            self.inner = operation
+
+        def forward(self, x, weights):
+            return weights.sum() * self.inner(x)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            parts = nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4, eps=NO_EPS, affine=False)
+            self.cells = nn.ModuleList([Weighed(nn.Sequential(*parts))])
+            self.edges = nn.Identity()
+            self.head = nn.Linear(4, 5, bias=False)
+
+        def forward(self, images):
+            return self.head(self.cells[0](images, torch.ones(3)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    images, labels = batch()
+    report = verify(Net().double(), images, labels, operations="cells.*.inner", cells="cells.*", tolerance=1e-10)
+    assert all(finding.holds for finding in report.findings.values()), str(report)
 
 
 # degree
@@ -242,6 +304,35 @@ def test_batch_normalisation_passes_on_eps_over_variance_plus_eps(seed, eps):
 
 
 # the probe at inputs
+
+
+def test_inputs_of_another_length_than_the_images_are_left_alone():
+    class Weighed(nn.Module):
+        def forward(self, x, weights):
+            return x * weights.sum()
+
+    model = nn.Module()
+    model.part, model.forward = Weighed(), lambda x: model.part(x, torch.ones(3)).mean((2, 3))
+    images = torch.randn(5, 4, 2, 2, requires_grad=True)
+    with costs_module.CostProbe(model, {"part": model.part}, at="inputs") as probe:
+        cross_entropy(model(images), torch.zeros(5).long()).backward()
+    assert probe.per_image.shape == (5, 1)
+    torch.testing.assert_close(probe.per_image[:, 0], (images.grad * images).sum((1, 2, 3)).detach())
+
+
+def test_another_place_than_inputs_and_outputs_is_refused():
+    with pytest.raises(ValueError, match="at = 'output': allowed are outputs and inputs"):
+        costs_module.CostProbe(network(), "cells.*", at="output")
+
+
+def test_a_pass_without_its_way_back_measures_nothing():
+    model = nn.Sequential(nn.Conv2d(4, 3, 2), nn.Flatten())
+    with costs_module.CostProbe(model, "0") as probe:
+        model(torch.randn(2, 4, 2, 2)).sum().backward()
+        assert probe.costs.shape == (1,)
+        model(torch.randn(2, 4, 2, 2))
+        with pytest.raises(RuntimeError, match="and then backward"):
+            _ = probe.costs
 
 
 @given(SEEDS)

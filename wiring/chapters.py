@@ -97,6 +97,10 @@ def check(name: str, given: Mapping[str, str]) -> dict[str, Any]:
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
             raise ChapterError(f"parameter {key} = {text!r} of chapter {name!r}: {reason} ({kind})") from error
+        # Whole numbers are counts, of seeds, cells, images, epochs; the seed alone may be 0.
+        least = int(key != "seed")
+        if kind.startswith("int") and values[key] is not None and values[key] < least:
+            raise ChapterError(f"parameter {key} = {text!r} of chapter {name!r}: must be at least {least}")
     if "preset" in there:
         # Parameters named like an experiment's fields are changes to the preset: refuse them here, in one line, and
         # not in a kernel. One image tells whether the data set is there.

@@ -16,12 +16,12 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from wiring.gates import image_dot
 from wiring.supernet import Supernet
@@ -48,9 +48,9 @@ class CostProbe:
         Submodules of the model by a name each, or a pattern of their names in the model: ``*`` stands for anything
         between two dots, so that ``cells.*`` are the cells and not what is in them.
     at
-        ``"inputs"`` measures at the inputs of those modules instead, and only what comes back through the module: how
-        much of the cost at its output it passes on. An operation that is homogeneous of degree 0 passes nothing on
-        (Theorem 1), one of degree 1 passes on all.
+        ``"outputs"`` or ``"inputs"``. At its inputs is measured what comes back through a module alone: how much of the
+        cost at its output it passes on. If it is homogeneous of degree 0 that is nothing (Theorem 1), of degree 1 all
+        of it. Of several inputs those are measured that number as many images as the first.
 
     Raises
     ------
@@ -63,8 +63,10 @@ class CostProbe:
         self,
         model: nn.Module,
         modules: Mapping[str, nn.Module] | str | None = None,
-        at: Literal["outputs", "inputs"] = "outputs",
+        at: str = "outputs",
     ) -> None:
+        if at not in ("outputs", "inputs"):
+            raise ValueError(f"at = {at!r}: allowed are outputs and inputs")
         if modules is None and at != "outputs":
             raise ValueError(f"at = {at!r}: name the modules to measure there")
         self._at = at
@@ -76,9 +78,12 @@ class CostProbe:
         #: What each call of a module cost, by the module's name; a call that no gradient reaches costs 0.
         self._calls: dict[str, list[Float[Tensor, " batch"]]] = {}
         self._gate_costs: Tensor | None = None
+        #: Whether a backward pass has set out from the model's last output.
+        self._returned = False
 
     def __enter__(self) -> "CostProbe":
         self._handles.append(self.model.register_forward_pre_hook(_Hook(self._open)))
+        self._handles.append(self.model.register_forward_hook(_Hook(self._close)))
         for name, module in self._modules.items():
             if self._at == "outputs":
                 hook = _Hook(lambda _module, _inputs, output, name=name: self._tap(name, output))
@@ -106,7 +111,7 @@ class CostProbe:
         """Each image's share of them; the first axis of every output must number the images."""
         if not self._gated:
             return torch.stack(self._module_costs(), dim=1)
-        if self._gate_costs is None:
+        if self._gate_costs is None or not self._returned:
             raise RuntimeError(_NOTHING)
         return self._gate_costs
 
@@ -123,7 +128,7 @@ class CostProbe:
         return torch.stack(self._module_costs(), dim=1)
 
     def _module_costs(self) -> list[Float[Tensor, " _"]]:
-        if not self._calls:
+        if not self._calls or not self._returned:
             raise RuntimeError(_NOTHING)
         first = next(iter(self._calls.values()))[0]
         missing = torch.full_like(first, torch.nan)
@@ -132,7 +137,7 @@ class CostProbe:
     def _open(self, model: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not torch.is_grad_enabled():
             return None
-        self._calls = {}
+        self._calls, self._returned = {}, False
         if not self._gated:
             return None
         images, gates = arguments
@@ -145,12 +150,26 @@ class CostProbe:
         values.register_hook(lambda gradient: setattr(self, "_gate_costs", _missing(gradient, active)))
         return images, replace(gates, values=values)
 
+    def _close(self, model: nn.Module, arguments: Any, output: Any) -> None:
+        if not torch.is_grad_enabled():
+            return
+        outputs = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
+        # Without weights and operations there is nothing to go back through, and nothing costs.
+        self._returned = not outputs
+        for x in outputs:
+            x.register_hook(lambda _: setattr(self, "_returned", True))
+
     def _tap(self, name: str, tensors: Any) -> Any:
         if not torch.is_grad_enabled():
             return tensors
+        images: int | None = None
 
         def tap(x: Any) -> Any:
-            if not isinstance(x, Tensor) or not x.is_floating_point():
+            nonlocal images
+            if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0:
+                return x
+            images = len(x) if images is None else images
+            if len(x) != images:
                 return x
             calls = self._calls.setdefault(name, [])
             call = len(calls)
@@ -161,7 +180,7 @@ class CostProbe:
         return tree_map(tap, tensors)
 
 
-_NOTHING = "nothing was measured yet: call the model inside the block, with gradients enabled"
+_NOTHING = "nothing was measured yet: call the model inside the block, with gradients enabled, and then backward"
 
 
 class _Tap(torch.autograd.Function):
@@ -205,12 +224,18 @@ def fitting(names: Iterable[str], pattern: str) -> list[str]:
     ]
 
 
+def refuse_compiled(model: nn.Module) -> None:
+    """Raise ValueError if the model or a part of it is compiled."""
+    for part in model.modules():
+        if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
+            kind = type(model).__name__
+            raise ValueError(f"model: {kind} is compiled, which leaves hooks out; probe it as it was before")
+
+
 def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> dict[str, nn.Module]:
     """The modules to tap, by name."""
+    refuse_compiled(model)
     kind, parts = type(model).__name__, dict(model.named_modules())
-    for part in parts.values():
-        if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
-            raise ValueError(f"model: {kind} is compiled, which leaves hooks out; probe it as it was before")
     if modules is None:
         if not isinstance(model, Supernet):
             raise ValueError(f"modules = None: name the submodules of {kind} to measure; only a Supernet needs none")

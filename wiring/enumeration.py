@@ -34,7 +34,7 @@ class Enumeration:
     through
         The rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1.
     loss, entropy, accuracy
-        Of the batch.
+        The batch's means of L and H in nats, and the share of its images that is classified correctly.
     """
 
     direct: Float[Tensor, "op0 op1 op2 op3 op4 edge"]
@@ -47,12 +47,20 @@ class Enumeration:
     def costs(self) -> Float[Tensor, "op0 op1 op2 op3 op4 edge"]:
         return self.direct + self.through
 
+    def loss_gradient(self, probability: Float[Tensor, "edge operation"]) -> Float[Tensor, "edge operation"]:
+        """The gradient of the expected loss with respect to α: ``sum_Z p(Z) L(Z) (Z_e - p_e)``."""
+        return self._score_weighted(self.loss[..., None].expand(self.costs.shape), probability)
+
     def expected_gradient(self, probability: Float[Tensor, "edge operation"]) -> Float[Tensor, "edge operation"]:
         """What DSNAS' gradient of α is on average: ``sum_Z p(Z) C_e(Z) (Z_e - p_e)``, the cost not clamped."""
-        joint = torch.einsum("a,b,c,d,e->abcde", *probability)
-        drawn = torch.stack(
-            [(joint * self.costs[..., edge]).movedim(edge, 0).flatten(1).sum(1) for edge in range(len(probability))]
-        )
+        return self._score_weighted(self.costs, probability)
+
+    def _score_weighted(
+        self, values: Float[Tensor, "op0 op1 op2 op3 op4 edge"], probability: Float[Tensor, "edge operation"]
+    ) -> Float[Tensor, "edge operation"]:
+        """``sum_Z p(Z) v_e(Z) (Z_e - p_e)``."""
+        joint = torch.einsum("a,b,c,d,e->abcde", *probability)[..., None] * values
+        drawn = torch.stack([joint[..., e].movedim(e, 0).flatten(1).sum(1) for e in range(len(probability))])
         return drawn - probability * drawn.sum(1, keepdim=True)
 
 

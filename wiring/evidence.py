@@ -130,6 +130,11 @@ def late_search_cost(record: Record) -> float:
     return float(_late(record, "search", "all").cost.mean())
 
 
+def generalisation_gap(record: Record) -> float:
+    """Accuracy on the training split minus that on the search split, in the last tenth of the search."""
+    return float(_late(record, "training", "all").accuracy.mean() - _late(record, "search", "all").accuracy.mean())
+
+
 def _late_ratio(record: Record, group: str, quantity: str) -> float:
     means = [_late(record, split, group)[quantity].mean() for split in ("search", "training")]
     return float(means[0] / means[1])

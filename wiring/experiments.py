@@ -221,6 +221,18 @@ _P3_REFERENCE = replace(
     batch=64,
     alpha_lr=1e-2,
 )
+# The digits are easy: only wrong labels keep what is learnt from one half from serving the other.
+_P3_QUICK = replace(
+    _P3_REFERENCE,
+    data="digits",
+    image_size=None,
+    images=400,
+    label_noise=0.8,
+    cells=1,
+    epochs=60,
+    batch=50,
+    alpha_lr=5e-2,
+)
 # The weights alone learn, under random architectures, in one cell, and come to rest.
 _UNIFORM_REFERENCE = replace(_P1_REFERENCE, searcher="uniform", cells=1, epochs=60, theta_lr_min=0.0)
 _INITIAL_REFERENCE = replace(_UNIFORM_REFERENCE, images=5_000, epochs=1, theta_lr=0.0)
@@ -243,6 +255,7 @@ PRESETS: dict[str, Experiment] = {
     "p1-quick": _P1_QUICK,
     "p1-reference": _P1_REFERENCE,
     "p1-paper": _P1,
+    "p3-quick": _P3_QUICK,
     "p3-reference": _P3_REFERENCE,
     "p3-paper": _P3,
     "theorem2-quick": _THEOREM2_QUICK,

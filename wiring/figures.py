@@ -6,7 +6,7 @@ Every function takes topologies or records and returns a matplotlib figure; none
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import matplotlib as mpl
@@ -18,9 +18,9 @@ from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
-from wiring.evidence import dropped
+from wiring.evidence import dropped, generalisation_gap, retention
 from wiring.operations import NONE
-from wiring.records import Record
+from wiring.records import GROUPS, Record
 from wiring.topology import Topology
 
 _PALETTE = sns.color_palette("colorblind")
@@ -221,6 +221,50 @@ def powers(
             axes.plot(x, y, line, color="0.3", lw=1.2, label=name, zorder=0)
         axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def dose_response(records: Sequence[Record]) -> Figure:
+    """Share of the edges retained against the gap in accuracy between the splits, a point per bi-level run."""
+    with _style():
+        figure, (axes,) = _figure(8.0, 3.0)
+        noises = sorted({record.experiment.label_noise for record in records})
+        for noise, colour, marker in zip(noises, cycle(_PALETTE), cycle(("o", "s", "^", "D"))):
+            own = [record for record in records if record.experiment.label_noise == noise]
+            gaps, kept = [generalisation_gap(record) for record in own], [retention(record) for record in own]
+            axes.plot(gaps, kept, marker, color=colour, ms=7, alpha=0.8, label=f"{noise:.0%} of the labels random")
+        axes.set(
+            xlabel="accuracy on the training split minus that on the search split",
+            ylabel="share of edges retained",
+            ylim=(-0.05, 1.05),
+        )
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def splits(records: Sequence[Record]) -> Figure:
+    """L, H and cost on both splits over the epochs, for all, correct and wrong images; mean and range over seeds."""
+    quantities = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
+    with _style():
+        figure = Figure(figsize=(8.0, 6.2))
+        panels = figure.subplots(3, 3, sharex=True, sharey="row")
+        for (row, (quantity, label)), (column, group) in product(enumerate(quantities.items()), enumerate(GROUPS)):
+            axes = panels[row][column]
+            for split, colour, line in (("training", _PALETTE[0], "-"), ("search", _PALETTE[3], "--")):
+                tables = [record.scalars for record in records]
+                rows = [(table["split"] == split) & (table["group"] == group) for table in tables]
+                curves = np.stack([table[own][quantity] for table, own in zip(tables, rows, strict=True)])
+                epochs = np.arange(1, curves.shape[1] + 1)
+                axes.plot(epochs, curves.mean(0), line, color=colour, label=f"{split} split")
+                axes.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.2, lw=0)
+            axes.axhline(0, color="0.6", lw=0.8)
+            if row == 0:
+                axes.set_title("all images" if group == "all" else f"{group}ly classified")
+            if column == 0:
+                axes.set_ylabel(label)
+        figure.supxlabel("epoch")
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

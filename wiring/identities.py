@@ -10,12 +10,12 @@
 - T2a: the cost at the last cell's output is cross-entropy minus entropy, ``L - H`` (Theorem 2).
 
 All rest on Euler's theorem: for ``f`` homogeneous of degree ``d``, ``<J^T g, x> = d <g, f(x)>`` whatever the gradient
-``g`` is. A module's *degree* is measured as just that, the cost at its inputs in units of the cost at its outputs.
+``g`` is. A module's *degree* is measured as just that, the cost at its input in units of the cost at its output.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import fill, indent
 from typing import Any
 from weakref import ref
@@ -24,8 +24,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from wiring.costs import CostProbe, fitting
+from wiring.costs import CostProbe, fitting, refuse_compiled
 from wiring.distributions import DARTS
 from wiring.gates import Gates, image_dot
 from wiring.plain import PlainSupernet
@@ -41,17 +42,21 @@ class Finding:
     Parameters
     ----------
     residual
-        How far from holding it is at the worst place, as a share of the costs there (0 to about 1). Where a cell's
-        costs are less than a thousandth of the loss, that is what the residual is a share of.
+        How far from holding it is at the worst place. T1: the largest degree of an operation. CA and CO: what a sum
+        is off, as a share of its terms' sizes (or of a thousandth of the loss, if that is more). T2a: the difference as
+        a share of ``L + H``.
     holds
         Whether that is within the tolerance.
     why
         Where it is worst or, if the identity fails, which modules break it and how.
+    modules
+        The names of all modules that break it, the worst first.
     """
 
     residual: float
     holds: bool
     why: str
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,18 +95,22 @@ def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape
     every image's cost is positive. For ``f`` homogeneous of degree ``d`` this is ``d``, whatever ``g`` is.
     """
     x = x.detach().clone().requires_grad_()
-    y = operation(x)
+    with torch.enable_grad():
+        y = operation(x.clone())  # the operation may change its input in place
     gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=y.dtype).to(y.device)
     arriving = image_dot(gradient, y.detach())
     gradient *= arriving.sign().to(gradient.dtype).view(-1, *(1 for _ in y.shape[1:]))
-    (passed,) = torch.autograd.grad(y, x, gradient)
-    return float(image_dot(passed, x.detach()).sum() / arriving.abs().sum())
+    if not y.requires_grad:
+        return 0.0
+    (back,) = torch.autograd.grad(y, x, gradient, allow_unused=True, materialize_grads=True)
+    passed = image_dot(back, x.detach()).sum()
+    return float(passed / arriving.abs().sum()) if passed else 0.0
 
 
 def verify(
     model: nn.Module,
     images: Float[Tensor, "batch *shape"],
-    labels: Int[Tensor, " batch"],
+    labels: Int[Tensor, " label"],
     *,
     operations: str,
     cells: str,
@@ -117,7 +126,7 @@ def verify(
     model
         A classifier built of cells. Its mode (training or evaluation) and its precision are kept.
     images, labels
-        A batch.
+        The batch that is passed, and the class of each image from 0.
     operations
         A pattern of the names of the modules whose outputs are summed up to nodes: every edge's candidates.
     cells
@@ -130,47 +139,42 @@ def verify(
     Raises
     ------
     ValueError
-        If a pattern fits no module that ran, the output is no matrix of logits, or the tolerance is not positive.
+        If the model is compiled, a pattern fits no module that ran, the output is no matrix of logits, a label is no
+        class, the loss is not finite, or the tolerance is not positive.
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance}: must be positive; a residual is never exactly 0")
+    if len(labels) != len(images):
+        raise ValueError(f"labels: {len(labels)} for {len(images)} images; give one an image")
+    refuse_compiled(model)
     copy = deepcopy(model)
     call: Forward = forward if forward is not None else lambda model, images: model(images)
-    calls, readers, inner_edges = _trace(copy, images, call, cells, operations)
-    parts = {name: part for name, part in copy.named_modules() if name in calls}
+    trace = _Trace(copy, cells, operations)
+    with trace, torch.no_grad():
+        _check(call(copy, images), labels)
+    parts = {name: part for name, part in copy.named_modules() if name in trace.arguments}
+    order = list(trace.arguments)
     candidates = _fitting(parts, operations, "operations")
-    chain = sorted(_fitting(parts, cells, "cells"), key=calls.index)
-    leaves = [name for name, part in parts.items() if not list(part.children())]
-    head = [name for name in leaves if calls.index(name) > calls.index(chain[-1])]
-    reading = [name for own in readers.values() for name in own]
-    inner = [leaf for leaf in leaves if any(leaf.startswith(f"{name}.") for name in (*candidates, *reading))]
-    watched = {name: parts[name] for name in (*candidates, *reading, *inner, *head)}
-
+    chain = sorted(_fitting(parts, cells, "cells"), key=order.index)
     inside = {cell: [name for name in candidates if name.startswith(f"{cell}.")] for cell in chain}
     if empty := [cell for cell, names in inside.items() if not names]:
         raise ValueError(f"operations = {operations!r}: fits none in the cell {empty[0]!r}")
 
+    passing = [*candidates, *dict.fromkeys(name for own in trace.readers.values() for name in own)]
     with (
         CostProbe(copy, {name: parts[name] for name in chain}) as outputs,
-        CostProbe(copy, watched) as arriving,
-        CostProbe(copy, watched, at="inputs") as passed,
+        CostProbe(copy, {name: parts[name] for name in candidates}) as arriving,
+        CostProbe(copy, {name: parts[name] for name in passing}, at="inputs") as passed,
     ):
         logits = call(copy, images)
-        if logits.dim() != 2 or len(logits) != len(labels):
-            raise ValueError(
-                f"the model's output has shape {tuple(logits.shape)}, not ({len(labels)}, classes); "
-                "say in `forward` how to get the logits"
-            )
         loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
         loss.backward()
-    at = _Costs(parts, _by_name(arriving), _by_name(passed), inner_edges, loss.detach() / 1000, tolerance)
-    cell_costs = _by_name(outputs)
-
-    findings = {"T1": at.paths(candidates)}
-    findings["CA"] = at.assignment(cell_costs, inside)
+    at = _Evidence(parts, trace, _by_name(arriving), _by_name(passed), _by_name(outputs), loss.item() / 1000, tolerance)
+    findings = {"T1": at.paths(candidates), "CA": at.assignment(inside)}
     if len(chain) > 1:
-        findings["CO"] = at.corollary({cell: inside[cell] for cell in chain[:-1]}, readers)
-    findings["T2a"] = at.output(cell_costs[chain[-1]], logits.detach(), labels, head)
+        findings["CO"] = at.corollary({cell: inside[cell] for cell in chain[:-1]})
+    head = [name for name in order[order.index(chain[-1]) + 1 :] if not list(parts[name].children())]
+    findings["T2a"] = at.output(chain[-1], logits.detach(), labels, head)
     return Report(findings, tolerance)
 
 
@@ -212,81 +216,177 @@ def verify_random(
     )
 
 
-@dataclass(frozen=True)
-class _Costs:
-    """The costs of each image at the outputs and the inputs of modules, and what they say of the identities.
+class _Trace:
+    """What one forward pass inside the block shows of a model's wiring.
 
-    ``inner_edges`` are the operations that read an intermediate node; a cell that costs less than ``least`` is taken to
-    cost that much.
+    Attributes
+    ----------
+    arguments
+        What each module was called with last, by the modules' names in the order in which their calls ended.
+    readers
+        For each cell the outermost modules, cells and what holds them left out, that were given its very output.
+    inner_edges
+        The operations that were given what no module returned: the sum at an intermediate node.
+    """
+
+    def __init__(self, model: nn.Module, cells: str, operations: str) -> None:
+        self.arguments: dict[str, tuple[Any, Any]] = {}
+        self.readers: dict[str, list[str]] = {}
+        self.inner_edges: set[str] = set()
+        self._model = model
+        self._outputs: dict[str, Any] = {}
+        self._returned: dict[int, Any] = {}  # weak references: a tensor's number may be given to another one later
+        names = [name for name, _ in model.named_modules()]
+        self._cells, self._operations = set(fitting(names, cells)), set(fitting(names, operations))
+        self._holding = {"", *(outer for cell in self._cells for outer in _outwards(cell))}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> "_Trace":
+        for name, part in self._model.named_modules():
+            before, after = self._before(name), self._after(name)
+            self._handles.append(part.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(part.register_forward_hook(after, with_kwargs=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _before(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: Any, named: Any) -> None:
+            given = tree_leaves((inputs, named))
+            if name in self._operations and not any(self._was_returned(x) for x in given):
+                self.inner_edges.add(name)
+            if name in self._holding:
+                return
+            for cell, output in self._outputs.items():
+                own = self.readers[cell]
+                if not any(outer in own for outer in _outwards(name)) and any(output is x for x in given):
+                    own.append(name)
+
+        return hook
+
+    def _after(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+            self.arguments.pop(name, None)
+            self.arguments[name] = inputs, named
+            if name in self._cells:
+                self._outputs[name], self.readers[name] = output, []
+            if any(outer in self._operations for outer in _outwards(name)):
+                return
+            for x in tree_leaves(output):
+                if isinstance(x, Tensor) and not any(x is y for y in tree_leaves((inputs, named))):
+                    self._returned[id(x)] = ref(x)
+
+        return hook
+
+    def _was_returned(self, x: Any) -> bool:
+        return id(x) in self._returned and self._returned[id(x)]() is x
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """The batch's costs at the operations, what they and the readers pass on, and what that says of the identities.
+
+    A cell whose operations cost less than ``least`` in all is taken to cost that much.
     """
 
     parts: Mapping[str, nn.Module]
-    arriving: Mapping[str, Tensor]
-    passed: Mapping[str, Tensor]
-    inner_edges: set[str]
-    least: Tensor
+    trace: _Trace
+    arriving: Mapping[str, float]
+    passed: Mapping[str, float]
+    cell_costs: Mapping[str, float]
+    least: float
     tolerance: float
+    _degrees: dict[str, float] = field(default_factory=dict)
 
     def paths(self, operations: list[str]) -> Finding:
-        shares = {name: self._share(name) for name in operations}
-        broken = [name for name in operations if shares[name] > self.tolerance]
-        why = f"{len(broken)} of {len(operations)} operations pass cost on: {self._blame(broken)}"
-        return self._finding(shares, why)
+        degrees = {name: abs(self._degree(name)) for name in operations}
+        broken = [name for name in operations if degrees[name] > self.tolerance]
+        return self._finding(degrees, broken, f"{len(broken)} of {len(operations)} operations pass cost on")
 
-    def assignment(self, cell_costs: Mapping[str, Tensor], inside: Mapping[str, list[str]]) -> Finding:
+    def assignment(self, inside: Mapping[str, list[str]]) -> Finding:
         residuals, broken = {}, []
         for cell, names in inside.items():
-            own = torch.stack([*(self.arriving[name].sum() for name in names), -cell_costs[cell].sum()])
-            residuals[cell] = _ratio(own.sum(), own, self.least)
-            if residuals[cell] > self.tolerance:
-                broken += [name for name in names if name in self.inner_edges and self._passes(name)]
-        return self._finding(residuals, f"edges do not cost what their cell's output does: {self._blame(broken)}")
+            terms = [*(self.arriving[name] for name in names), -self.cell_costs[cell]]
+            residuals[cell], scale = self._sum(terms)
+            broken += self._to_blame(residuals[cell], scale, [name for name in names if name in self.trace.inner_edges])
+        return self._finding(residuals, broken, "edges do not cost what their cell's output does")
 
-    def corollary(self, inside: Mapping[str, list[str]], readers: Mapping[str, list[str]]) -> Finding:
+    def corollary(self, inside: Mapping[str, list[str]]) -> Finding:
         residuals, broken = {}, []
         for cell, names in inside.items():
-            own = torch.stack([self.arriving[name].sum() for name in names])
-            residuals[cell] = _ratio(own.sum(), own, self.least)
-            if residuals[cell] > self.tolerance:
-                passing = [*readers[cell], *(name for name in names if name in self.inner_edges)]
-                broken += [name for name in passing if self._passes(name)]
-        return self._finding(residuals, f"edges before the last cell cost something: {self._blame(broken)}")
+            residuals[cell], scale = self._sum([self.arriving[name] for name in names])
+            inner = [name for name in names if name in self.trace.inner_edges]
+            broken += self._to_blame(residuals[cell], scale, [*self.trace.readers[cell], *inner])
+        return self._finding(residuals, broken, "edges before the last cell cost something")
 
-    def output(self, cost: Tensor, logits: Tensor, labels: Tensor, head: list[str]) -> Finding:
+    def output(self, last: str, logits: Tensor, labels: Tensor, head: list[str]) -> Finding:
         log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
-        loss, entropy = F.nll_loss(log_p, labels), -(log_p.exp() * log_p).sum(1).mean()
-        residual = float((cost.sum() - (loss - entropy)).abs() / (loss + entropy))
-        broken = [name for name in head if self._degree(name) != 1]
-        why = (
-            f"the cost at the last cell's output is {cost.sum():.3f} and L - H is {loss - entropy:.3f}: "
-            + self._blame(broken)
+        loss, entropy = float(F.nll_loss(log_p, labels)), float(-(log_p.exp() * log_p).sum(1).mean())
+        difference = f"{loss - entropy:.3f}"
+        cost = self.cell_costs[last]
+        residual = abs(cost - (loss - entropy)) / (loss + entropy)
+        if residual <= self.tolerance:
+            return Finding(residual, True, f"L - H = {difference}")
+        broken = [name for name in head if abs(self._degree(name) - 1) > self.tolerance]
+        return self._finding(
+            {last: residual}, broken, f"the cost at the last cell's output is {cost:.3f} and L - H is {difference}"
         )
-        holds = residual <= self.tolerance
-        return Finding(residual, holds, f"L - H = {loss - entropy:.3f}" if holds else why)
 
-    def _finding(self, residuals: Mapping[str, float], why: str) -> Finding:
+    def _finding(self, residuals: Mapping[str, float], broken: Iterable[str], what: str) -> Finding:
         worst = max(residuals, key=lambda name: residuals[name])
-        holds = residuals[worst] <= self.tolerance
-        return Finding(residuals[worst], holds, f"the largest at {worst}" if holds else why)
+        if residuals[worst] <= self.tolerance:
+            return Finding(residuals[worst], True, f"the largest at {worst}")
+        modules = tuple(dict.fromkeys(broken))
+        return Finding(residuals[worst], False, f"{what}: {self._blame(modules)}", modules)
 
-    def _share(self, name: str) -> float:
-        """How much of the cost at a module's output it passes on."""
-        return _ratio(self.passed[name].sum(), self.arriving[name])
+    def _sum(self, terms: list[float]) -> tuple[float, float]:
+        """The sum as a share of the terms' sizes, and these."""
+        scale = max(sum(map(abs, terms)), self.least)
+        return abs(sum(terms)) / scale, scale
 
-    def _passes(self, name: str) -> bool:
-        return self._share(name) > self.tolerance
+    def _to_blame(self, residual: float, scale: float, names: list[str]) -> list[str]:
+        """Those whose own passed cost makes the residual too large, the worst first; one at least if there is any."""
+        if residual <= self.tolerance or not names:
+            return []
+        ranked = sorted(names, key=lambda name: -abs(self.passed[name]))
+        return [name for name in ranked if abs(self.passed[name]) / scale > self.tolerance] or ranked[:1]
 
-    def _degree(self, name: str) -> int | None:
-        """0 if no cost passes the module, 1 if all does, None otherwise."""
-        if not self._passes(name):
-            return 0
-        arriving = self.arriving[name]
-        return 1 if _ratio(self.passed[name].sum() - arriving.sum(), arriving) <= self.tolerance else None
+    def _degree(self, name: str) -> float:
+        """The degree of a module at what it was called with."""
+        if name not in self._degrees:
+            self._degrees[name] = self._measured(name)
+        return self._degrees[name]
 
-    def _blame(self, names: list[str]) -> str:
-        """Them by what in them is not as the theorems want it, the worst of each kind by name."""
+    def _measured(self, name: str) -> float:
+        given, structure = tree_flatten(self.trace.arguments[name])
+        at = [k for k, x in enumerate(given) if isinstance(x, Tensor) and x.is_floating_point() and x.dim()]
+
+        def operation(x: Tensor) -> Tensor:
+            inputs, named = tree_unflatten([*given[: at[0]], x, *given[at[0] + 1 :]], structure)
+            outputs = tree_leaves(self.parts[name](*inputs, **named))
+            return next(y for y in outputs if isinstance(y, Tensor) and y.is_floating_point())
+
+        return degree(operation, given[at[0]]) if at else 0.0
+
+    def _matters(self, name: str, part: nn.Module) -> bool:
+        """Whether it is this part, if it has a bias, that lets the module pass cost on: without it none would pass."""
+        bias = getattr(part, "bias", None)
+        if not isinstance(bias, Tensor) or hasattr(part, "eps"):
+            return True
+        kept = bias.detach().clone()
+        with torch.no_grad():
+            bias.zero_()
+        without = self._measured(name)
+        with torch.no_grad():
+            bias.copy_(kept)
+        return abs(without) <= self.tolerance
+
+    def _blame(self, names: Iterable[str]) -> str:
+        """Them by what in them is not as the theorems want it, the first of each kind by name."""
         kinds: dict[str, list[str]] = {}
-        for name in sorted(dict.fromkeys(names), key=self._share, reverse=True):
+        for name in names:
             kinds.setdefault(self._reason(name), []).append(name)
         found = [
             f"{own[0]}{f' and {len(own) - 1} like it' if len(own) > 1 else ''} ({reason})"
@@ -295,16 +395,22 @@ class _Costs:
         return "; ".join(found) or "by what is no named module (a shortcut or a function)"
 
     def _reason(self, name: str) -> str:
-        inside = [part for part in self.arriving if part == name or part.startswith(f"{name}.")]
-        leaves = [part for part in inside if not list(self.parts[part].children())]
-        degrees = {leaf: self._degree(leaf) for leaf in leaves}
+        inside = [part for part in self.trace.arguments if part == name or part.startswith(f"{name}.")]
+        degrees = {part: self._degree(part) for part in inside if not list(self.parts[part].children())}
+        none = {part for part, own in degrees.items() if abs(own) <= self.tolerance}
         # A normalisation is to blame unless its degree is 0, any other part if its degree is neither 0 nor 1.
-        if odd := [leaf for leaf, own in degrees.items() if own is None or (own and hasattr(self.parts[leaf], "eps"))]:
-            return _describe(self.parts[odd[0]])
+        for part, own in degrees.items():
+            odd = part not in none and (abs(own - 1) > self.tolerance or hasattr(self.parts[part], "eps"))
+            if odd and (part == name or self._matters(name, self.parts[part])):
+                return _describe(self.parts[part])
         kind = type(self.parts[name]).__name__
-        if 0 in degrees.values():
-            return f"{kind}: cost passes beside what normalises"
-        return f"{kind}: nothing in it normalises"
+        return f"{kind}: {'cost passes beside what normalises' if none else 'nothing in it normalises'}"
+
+
+def _outwards(name: str) -> list[str]:
+    """A module's name and those of the modules that it is in."""
+    parts = name.split(".")
+    return [".".join(parts[: k + 1]) for k in range(len(parts))]
 
 
 def _describe(part: nn.Module) -> str:
@@ -318,78 +424,27 @@ def _describe(part: nn.Module) -> str:
     return f"{kind}: not homogeneous"
 
 
-def _ratio(part: Tensor, costs: Tensor, least: Tensor | float = 0.0) -> float:
-    """``|part| / sum |costs|``; 0 where there is no cost at all."""
-    scale = costs.abs().sum().clamp(min=least)
-    return float(part.abs() / scale) if scale > 0 else 0.0
+def _check(logits: Any, labels: Tensor) -> None:
+    """Refuse what is no matrix of logits of the labels' classes."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
+        kind = (
+            f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        )
+        raise ValueError(f"the model returns {kind}, not logits ({len(labels)}, classes); give `forward` to get them")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        bounds = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"labels: from {bounds}, but the model has classes 0 to {logits.shape[1] - 1}")
+    if not logits.isfinite().all():
+        raise ValueError("the model's logits are not finite on these images; no cost is then a number")
 
 
-def _by_name(probe: CostProbe) -> dict[str, Tensor]:
-    return dict(zip(probe.names, probe.per_image.unbind(1), strict=True))
+def _by_name(probe: CostProbe) -> dict[str, float]:
+    return dict(zip(probe.names, probe.costs.tolist(), strict=True))
 
 
 def _fitting(parts: Mapping[str, nn.Module], pattern: str, kind: str) -> list[str]:
     names = fitting(parts, pattern)
     if not names:
-        raise ValueError(f"{kind} = {pattern!r}: fits no module that the model calls, such as {list(parts)[-1]!r}")
+        such = f", such as {list(parts)[-1]!r}" if any(parts) else "; `forward` must call the model that it is given"
+        raise ValueError(f"{kind} = {pattern!r}: fits no module that the model calls{such}")
     return names
-
-
-def _trace(
-    model: nn.Module, images: Tensor, call: Forward, cells: str, operations: str
-) -> tuple[list[str], dict[str, list[str]], set[str]]:
-    """What one forward pass shows of a model's wiring.
-
-    Returns
-    -------
-    calls
-        The modules' names in the order in which their (last) calls end.
-    readers
-        For each cell the outermost modules, cells and what holds them left out, that are given its very output.
-    inner_edges
-        The operations that are given what no module returned: the sum at an intermediate node.
-    """
-    calls: list[str] = []
-    outputs: dict[str, Tensor] = {}
-    readers: dict[str, list[str]] = {}
-    inner_edges: set[str] = set()
-    returned: dict[int, Any] = {}  # weak references: a pass's tensors need not all stay
-    names = [name for name, _ in model.named_modules()]
-    are_cells, are_operations = fitting(names, cells), fitting(names, operations)
-
-    def before(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if name in are_operations and not any(id(x) in returned and returned[id(x)]() is x for x in inputs):
-                inner_edges.add(name)
-            if any(cell == name or cell.startswith(f"{name}.") for cell in are_cells) or not name:
-                return
-            for cell, output in outputs.items():
-                inner = any(name == reader or name.startswith(f"{reader}.") for reader in readers[cell])
-                if not inner and any(output is x for x in inputs):
-                    readers[cell].append(name)
-
-        return hook
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if name in calls:
-                calls.remove(name)
-            calls.append(name)
-            if name in are_cells:
-                outputs[name], readers[name] = output, []
-            of_operation = any(name == own or name.startswith(f"{own}.") for own in are_operations)
-            if isinstance(output, Tensor) and not of_operation and not any(output is x for x in inputs):
-                returned[id(output)] = ref(output)
-
-        return hook
-
-    handles: list[Any] = []
-    for name, part in model.named_modules():
-        handles += [part.register_forward_pre_hook(before(name)), part.register_forward_hook(after(name))]
-    try:
-        with torch.no_grad():
-            call(model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls, readers, inner_edges

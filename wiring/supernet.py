@@ -134,7 +134,7 @@ class Supernet(nn.Module):
             raise ValueError(f"reductions = {reductions}: no cell {min(unknown)} among {cells} cells")
         self.topology = topology
         self.classes = classes
-        #: Which row of the architecture parameters a cell uses: 0 normal, 1 reduction.
+        #: Which row of the architecture parameters each cell uses, 0 if it is normal and 1 if it is a reduction.
         self.kinds = [int(cell in reductions) for cell in range(cells)]
 
         width, halvings = 3 * channels, 0
@@ -158,7 +158,7 @@ class Supernet(nn.Module):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The shape of its gates: (cells, edges, operations)."""
+        """The shape of its gates, (cells, edges, operations)."""
         return len(self.cells), len(self.topology.edges), len(OPERATIONS)
 
     def forward(self, images: Images, gates: Gates) -> Float[Tensor, "batch class"]:
