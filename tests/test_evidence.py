@@ -482,7 +482,7 @@ def test_the_excess_of_the_intermediate_edge_in_the_simplified_cell_and_its_cont
     means[:, 2, 1:], means[:, 1, 1:], means[:, :, 0] = 0.5, 0.2, 7
     means[:, 1, 3] = np.nan  # an operation drawn on one of the two alone
     for topology in (TOPOLOGIES["simplified"], PRESETS["control-reference"].topology):
-        for claim in ("D1", "D3"):
+        for claim in ("D1", "D2", "D3"):
             assert CLAIMS[claim].statistic(measured(means, topology)) == pytest.approx(0.3)
     whole = np.zeros((3, 5, 8))
     whole[:, 4, 1:], whole[:, 3, 1:] = 0.5, 0.7
@@ -496,7 +496,13 @@ def test_the_control_is_the_simplified_cell_with_its_first_edge_fixed_and_one_ou
     assert topology.output == (3,)
 
 
-@pytest.mark.parametrize(("claim", "good", "bad"), [("D1", 0.1, -0.1), ("D3", -0.1, 0.1)])
+def test_the_equal_cell_is_the_simplified_cell_whose_first_edge_is_never_none():
+    topology = PRESETS["equal-reference"].topology
+    assert topology.edges == TOPOLOGIES["simplified"].edges == ((0, 1), (0, 2), (1, 2))
+    assert [names[0] for names in topology.candidates] == ["skip_connect", "none", "none"]
+
+
+@pytest.mark.parametrize(("claim", "good", "bad"), [("D1", 0.1, -0.1), ("D2", -0.1, 0.1), ("D3", -0.1, 0.1)])
 def test_verdicts_on_the_intermediate_edge(claim, good, bad):
     def verdict(*excesses):
         runs = []

@@ -330,6 +330,14 @@ CLAIMS: dict[str, Claim] = {
         0.0,
         "simplified-reference",
     ),
+    "D2": Claim(
+        "trained as often as (0, 2), the intermediate edge (1, 2) no longer costs more",
+        "mean cost on (1, 2) minus that on (0, 2) (nats)",
+        intermediate_excess,
+        "below",
+        0.0,
+        "equal-reference",
+    ),
     "D3": Claim(
         "with (0, 1) always trained and (1, 3) deleted, it costs more on (0, 2)",
         "mean cost on (1, 2) minus that on (0, 2) (nats)",

@@ -226,12 +226,12 @@ _P3_QUICK = replace(
     _P3_REFERENCE,
     data="digits",
     image_size=None,
-    images=400,
+    images=200,
     label_noise=0.8,
     cells=1,
     epochs=60,
     batch=50,
-    alpha_lr=5e-2,
+    alpha_lr=0.1,
 )
 # The weights alone learn, under random architectures, in one cell, and come to rest.
 _UNIFORM_REFERENCE = replace(_P1_REFERENCE, searcher="uniform", cells=1, epochs=60, theta_lr_min=0.0)
@@ -250,6 +250,9 @@ _THEOREM2_QUICK = replace(
 #: The minimal cell without what reads node 0, one operation fixed between nodes 1 and 2, and node 3 alone the output.
 CONTROL = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_conv_5x5").with_output(3)
 
+#: The simplified cell, in which node 1 always has an input: then edge (1, 2) is trained as often as the others.
+EQUAL = TOPOLOGIES["simplified"].without_operations("none", edge=(0, 1))
+
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
 PRESETS: dict[str, Experiment] = {
     "p1-quick": _P1_QUICK,
@@ -263,4 +266,5 @@ PRESETS: dict[str, Experiment] = {
     "uniform-reference": _UNIFORM_REFERENCE,
     "simplified-reference": replace(_UNIFORM_REFERENCE, topology=TOPOLOGIES["simplified"]),
     "control-reference": replace(_UNIFORM_REFERENCE, topology=CONTROL),
+    "equal-reference": replace(_UNIFORM_REFERENCE, topology=EQUAL),
 }

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
 from wiring.evidence import dropped, generalisation_gap, retention
-from wiring.operations import NONE
+from wiring.operations import NAMES, NONE
 from wiring.records import GROUPS, Record
 from wiring.topology import Topology
 
@@ -265,6 +265,55 @@ def splits(records: Sequence[Record]) -> Figure:
         figure.supxlabel("epoch")
         handles, labels = panels[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def cost_means(states: Mapping[str, Sequence[Record]]) -> Figure:
+    """Mean cost of every operation on every edge in the last epoch, a row per state, with the range over its steps.
+
+    The mean is over seeds, the range from the least to the largest cost of any step; the axis is linear up to 0.05 nats.
+    """
+    topology = next(iter(states.values()))[0].experiment.topology
+    with _style():
+        figure, panels = _figure(8.0, 0.9 + 2.2 * len(states), len(states), len(topology.edges))
+        for number, (axes, (records, edge)) in enumerate(
+            zip(panels, product(states.values(), range(len(topology.edges))), strict=True)
+        ):
+            low, mean, high = (
+                np.stack([record.arrays[f"cost_{key}"][-1, 0, 0, edge, NONE + 1 :] for record in records])
+                for key in ("min", "mean", "max")
+            )
+            place = np.arange(mean.shape[1])
+            colour = KINDS[edge_kind(topology, edge)]
+            axes.vlines(place, low.min(0), high.max(0), color=colour, lw=0.8, alpha=0.6)
+            axes.plot(place, mean.mean(0), "o", color=colour, ms=4)
+            axes.axhline(0, color="0.4", lw=0.8)
+            axes.set_yscale("symlog", linthresh=0.05)
+            axes.set_xticks(place, NAMES[NONE + 1 :], rotation=90, fontsize=7.5)
+            if number < len(topology.edges):
+                axes.set_title(f"edge {edge} {topology.edges[edge]}")
+        for row, state in enumerate(states):
+            panels[row * len(topology.edges)].set_ylabel(f"{state}:\ncost (nats)")
+    return figure
+
+
+def edge_costs(groups: Mapping[str, Sequence[Record]]) -> Figure:
+    """Mean cost of what was drawn on the two edges into the last node, over the epochs, a panel per group of runs."""
+    with _style():
+        figure, panels = _figure(8.0, 3.0, 1, len(groups))
+        for axes, (title, records) in zip(panels, groups.items(), strict=True):
+            topology = records[0].experiment.topology
+            for edge in (len(topology.edges) - 2, len(topology.edges) - 1):
+                colour = KINDS[edge_kind(topology, edge)]
+                curves = np.stack([record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :].mean(1) for record in records])
+                for curve in curves:
+                    axes.plot(curve, color=colour, lw=0.7, alpha=0.5)
+                axes.plot(curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
+            axes.axhline(0, color="0.4", lw=0.8)
+            axes.set_title(title)
+            axes.legend(frameon=False)
+        figure.supxlabel("epoch")
+        figure.supylabel("mean cost (nats)")
     return figure
 
 
