@@ -352,7 +352,7 @@ def test_failing_chapter_fails_the_book_and_its_file_stays(here, capsys):
     ("given", "parts"),
     [
         (("preset", "p1-fast"), ("p1-fast", "p1-quick")),
-        (("epochs", "0"), ("epochs = 0", "greater than or equal to 1")),
+        (("epochs", "0"), ("epochs", "at least 1")),
         (("searcher", "DSNAS"), ("searcher = 'DSNAS'", "'dsnas'")),
         (("topology", "big"), ("topology = 'big'", "minimal")),
         (("data", "mnist"), ("data = 'mnist'", "digits, cifar10, folder:PATH")),

@@ -15,8 +15,9 @@ from wiring.search import Search
 RUNS = sorted(REFERENCE.glob("*/seed-*"))
 
 
-def test_there_are_reference_runs_of_three_seeds_or_more():
-    assert len(load_reference("p1-reference")) >= 3
+@pytest.mark.parametrize("name", sorted({claim.reference for claim in CLAIMS.values() if claim.reference}))
+def test_there_are_reference_runs_of_three_seeds_or_more(name):
+    assert len(load_reference(name)) >= 3
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -54,6 +55,20 @@ def test_verdict_agrees_with_a_plain_recount(claim):
     assert verdict.estimate == pytest.approx(np.mean(shares))
     assert verdict.seeds == len(records)
     assert (verdict.low > CLAIMS[claim].threshold) == (verdict.verdict == "holds")
+
+
+def test_the_bi_level_claims_agree_with_a_plain_recount():
+    records = load_reference("p3-reference")
+    kept, cost, ratio = [], [], []
+    for record in records:
+        best = record.arrays["probability"][-4:, 0].argmax(-1) == 0
+        kept.append(np.mean(~best.any(0)))
+        rows = record.scalars[record.scalars.epoch > 36].groupby(["split", "group"]).mean(numeric_only=True)
+        cost.append(rows.cost["search", "all"])
+        ratio.append(rows.loss["search", "wrong"] / rows.loss["training", "wrong"])
+    assert judge("P3", records).estimate == pytest.approx(np.mean(kept))
+    assert judge("B3", records).estimate == pytest.approx(np.mean(cost))
+    assert judge("B2-loss", records).estimate == pytest.approx(np.mean(ratio))
 
 
 @pytest.mark.skipif("WIRING_DATA" not in os.environ, reason="WIRING_DATA names no folder with CIFAR-10")

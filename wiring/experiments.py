@@ -208,7 +208,7 @@ _P1_QUICK = replace(
     theta_lr_min=2e-4,
 )
 _P3 = replace(_P1, searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
-# A hundredth of the authors' steps. Without augmentation the splits part within them.
+# An eighth of the authors' steps. Without augmentation the splits part within them.
 _P3_REFERENCE = replace(
     _P3,
     device="cpu",

@@ -271,7 +271,7 @@ def splits(records: Sequence[Record]) -> Figure:
 def cost_means(states: Mapping[str, Sequence[Record]]) -> Figure:
     """Mean cost of every operation on every edge in the last epoch, a row per state, with the range over its steps.
 
-    The mean is over seeds, the range from the least to the largest cost of any step; the axis is linear up to 0.05 nats.
+    The mean is over seeds, the range from any step's least to its largest; the axis is linear up to 0.05 nats.
     """
     topology = next(iter(states.values()))[0].experiment.topology
     with _style():
@@ -289,6 +289,7 @@ def cost_means(states: Mapping[str, Sequence[Record]]) -> Figure:
             axes.plot(place, mean.mean(0), "o", color=colour, ms=4)
             axes.axhline(0, color="0.4", lw=0.8)
             axes.set_yscale("symlog", linthresh=0.05)
+            axes.set_yticks([-0.1, -0.05, 0, 0.05, 0.1], ["−0.1", "−0.05", "0", "0.05", "0.1"])
             axes.set_xticks(place, NAMES[NONE + 1 :], rotation=90, fontsize=7.5)
             if number < len(topology.edges):
                 axes.set_title(f"edge {edge} {topology.edges[edge]}")
@@ -305,7 +306,8 @@ def edge_costs(groups: Mapping[str, Sequence[Record]]) -> Figure:
             topology = records[0].experiment.topology
             for edge in (len(topology.edges) - 2, len(topology.edges) - 1):
                 colour = KINDS[edge_kind(topology, edge)]
-                curves = np.stack([record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :].mean(1) for record in records])
+                means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in records]
+                curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
                 for curve in curves:
                     axes.plot(curve, color=colour, lw=0.7, alpha=0.5)
                 axes.plot(curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
