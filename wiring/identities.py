@@ -50,7 +50,7 @@ class Finding:
     why
         Where it is worst or, if the identity fails, which modules break it and how.
     modules
-        The names of all modules that break it, the worst first.
+        The names of all modules that break it.
     """
 
     residual: float
@@ -140,7 +140,7 @@ def verify(
     ------
     ValueError
         If the model is compiled, a pattern fits no module that ran, the output is no matrix of logits, a label is no
-        class, the loss is not finite, or the tolerance is not positive.
+        class, the logits are not finite, or the tolerance is not positive.
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance}: must be positive; a residual is never exactly 0")
