@@ -15,6 +15,7 @@ from wiring.gates import Gates
 from wiring.topology import Topology
 
 Alpha = Float[Tensor, "kind edge operation"]
+OfEdges = Float[Tensor, "edge operation"]
 
 
 class Distribution(nn.Module):
@@ -107,8 +108,24 @@ class DSNAS(Distribution):
         for kind in set(self.kinds):
             cells = [cell for cell, own in enumerate(self.kinds) if own == kind]
             edge_cost = costs[cells].nansum((0, 2)).clamp(-self.clamp, self.clamp)
-            gradient[kind] = edge_cost[:, None] * (gates.values[cells[0]] - probability[kind])
+            gradient[kind] = edge_cost[:, None] * self.score(gates.values[cells[0]], probability[kind])
         self.alpha.grad = gradient if self.alpha.grad is None else self.alpha.grad + gradient
+
+    def score(self, chosen: OfEdges, probability: OfEdges) -> OfEdges:
+        """``d log p(Z) / dα`` of a draw, one row per edge: the sum of the edges' logarithms is differentiated."""
+        return chosen - probability
+
+
+class LogSumDSNAS(DSNAS):
+    """DSNAS as its published code has it: the logarithm of the *sum* of the drawn probabilities is differentiated.
+
+    This scales an edge's gradient by ``k p_e / Σ p`` for the probability ``p_e`` of what was drawn on it and ``k``
+    edges, hence by 1 as long as all are equally likely. (The code itself leaves ``k`` out, which Adam undoes.)
+    """
+
+    def score(self, chosen: OfEdges, probability: OfEdges) -> OfEdges:
+        drawn = (chosen * probability).sum(-1, keepdim=True)
+        return super().score(chosen, probability) * drawn / drawn.mean()
 
 
 class Uniform(DSNAS):
@@ -119,4 +136,10 @@ class Uniform(DSNAS):
         self.alpha.requires_grad_(False)
 
 
-SEARCHERS: dict[str, type[Distribution]] = {"darts": DARTS, "snas": SNAS, "dsnas": DSNAS, "uniform": Uniform}
+SEARCHERS: dict[str, type[Distribution]] = {
+    "darts": DARTS,
+    "snas": SNAS,
+    "dsnas": DSNAS,
+    "dsnas-log-sum": LogSumDSNAS,
+    "uniform": Uniform,
+}

@@ -12,7 +12,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from wiring.topology import MINIMAL, TOPOLOGIES, Topology
+from wiring.topology import MINIMAL, TOPOLOGIES, Topology, complete
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
@@ -60,8 +60,8 @@ class Experiment:
     flip: bool = True
     """mirror images at random"""
 
-    searcher: Literal["darts", "snas", "dsnas", "uniform"] = "dsnas"
-    """how gates are drawn from α"""
+    searcher: Literal["darts", "snas", "dsnas", "dsnas-log-sum", "uniform"] = "dsnas"
+    """how gates are drawn from α and what α learns from; the authors' code runs dsnas-log-sum, their paper dsnas"""
     level: Literal["single", "bi"] = "single"
     """bi: θ learns from one half of the images, α from the other"""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -253,6 +253,14 @@ CONTROL = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_con
 #: The simplified cell, in which node 1 always has an input: then edge (1, 2) is trained as often as the others.
 EQUAL = TOPOLOGIES["simplified"].without_operations("none", edge=(0, 1))
 
+#: The minimal cell whose nodes 0 and 1 have changed places: node 0 reads the last cell and node 1 the one before.
+SWAPPED = complete((1, 2), 2)
+
+# What the others need less of, SNAS and the DARTS cell need more of: fewer cells.
+_P1_HALF = replace(_P1_REFERENCE, cells=4)
+# As many images a step, and steps, as P3's runs, whatever the number of images.
+_DOSE_REFERENCE = replace(_P3_REFERENCE, cells=2)
+
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
 PRESETS: dict[str, Experiment] = {
     "p1-quick": _P1_QUICK,
@@ -261,6 +269,14 @@ PRESETS: dict[str, Experiment] = {
     "p3-quick": _P3_QUICK,
     "p3-reference": _P3_REFERENCE,
     "p3-paper": _P3,
+    "p1-log-sum-reference": replace(_P1_REFERENCE, searcher="dsnas-log-sum"),
+    "p1-swapped-reference": replace(_P1_REFERENCE, topology=SWAPPED),
+    "p1-darts-cell-reference": replace(_P1_HALF, topology=TOPOLOGIES["darts"]),
+    "p1-snas-reference": replace(_P1_HALF, searcher="snas"),
+    "p3-single-reference": replace(_P3_REFERENCE, level="single"),
+    "dose-1000-reference": replace(_DOSE_REFERENCE, images=1_000, epochs=200),
+    "dose-5000-reference": _DOSE_REFERENCE,
+    "dose-20000-reference": replace(_DOSE_REFERENCE, images=20_000, epochs=10),
     "theorem2-quick": _THEOREM2_QUICK,
     "initial-reference": _INITIAL_REFERENCE,
     "uniform-reference": _UNIFORM_REFERENCE,
