@@ -11,7 +11,7 @@ from strategies import SEEDS, Case, cases, examples, topologies
 from torch.nn.functional import cross_entropy
 
 from wiring.costs import CostProbe
-from wiring.distributions import DARTS, DSNAS, SEARCHERS, SNAS, Uniform
+from wiring.distributions import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Uniform
 from wiring.topology import MINIMAL, TOPOLOGIES
 
 close = torch.testing.assert_close
@@ -142,6 +142,34 @@ def test_dsnas_gradient_is_the_cost_times_the_score(case):
     drawn = dict(zip(case.supernet.kinds, gates.active, strict=True))
     score = sum((edge_costs[kind] * log_p[kind][z]).sum() for kind, z in drawn.items())
     close(distribution.alpha.grad, torch.autograd.grad(score, distribution.alpha)[0])
+
+
+@given(cases())
+@examples(30)
+def test_the_published_codes_gradient_is_that_of_the_log_of_the_summed_probabilities(case):
+    distribution = search(LogSumDSNAS, case)
+    gates = distribution.draw(generator(case.seed))
+    # With one cost for all edges the gradient is a single function's, which autograd can differentiate whole.
+    costs = torch.full(gates.values.shape, torch.nan, dtype=case.dtype)
+    own = {kind: case.supernet.kinds.index(kind) for kind in set(case.supernet.kinds)}
+    for kind, cell in own.items():
+        costs[cell][gates.active[cell]] = 0.5 + kind
+    distribution.add_gradient(gates, costs)
+
+    p = distribution.alpha.masked_fill(~case.topology.allowed(), -torch.inf).softmax(-1)
+    edges = len(case.topology.edges)
+    score = sum((0.5 + kind) * edges * p[kind][gates.active[cell]].sum().log() for kind, cell in own.items())
+    close(distribution.alpha.grad, torch.autograd.grad(score, distribution.alpha)[0])
+
+
+def test_from_a_uniform_start_the_published_codes_gradient_is_dsnas_own():
+    gradients = []
+    for searcher in (DSNAS, LogSumDSNAS):
+        distribution = searcher(MINIMAL, [0])
+        gates = distribution.draw(generator())
+        distribution.add_gradient(gates, torch.arange(40.0).reshape(1, 5, 8).masked_fill(~gates.active, torch.nan))
+        gradients.append(distribution.alpha.grad)
+    torch.testing.assert_close(*gradients)
 
 
 @given(topologies(), SEEDS)

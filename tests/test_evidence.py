@@ -1,5 +1,6 @@
 """The claims' definitions on trajectories made by hand, and verdicts and intervals against plain numpy."""
 
+import re
 from dataclasses import replace
 from itertools import product
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wiring import evidence
+from wiring.chapters import chapters
 from wiring.evidence import CLAIMS, Claim, dropped, interval, judge, largest_drop, recovered, recovery, retained
 from wiring.experiments import PRESETS, Experiment
 from wiring.identities import Finding, Report
@@ -44,7 +46,7 @@ def record(*fates, start="K", topology=MINIMAL, kinds=1, seed=0):
 
 
 def constant(statistic):
-    return Claim("a statement", "a number", statistic, "above", 0.5)
+    return Claim("a statement", "a number", statistic, "above", 0.5, "p1")
 
 
 @pytest.fixture
@@ -227,7 +229,7 @@ def test_verdict_is_decided_by_the_interval_of_three_or_more_seeds(judged, numbe
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=6), st.floats(0, 1), st.sampled_from(["above", "below"]))
 def test_verdict_is_the_interval_s_side_of_the_threshold(numbers, threshold, side):
     with pytest.MonkeyPatch.context() as patch:
-        claim = Claim("s", "q", lambda run: numbers[run.experiment.seed], side, threshold)
+        claim = Claim("s", "q", lambda run: numbers[run.experiment.seed], side, threshold, "p1")
         patch.setitem(CLAIMS, "X", claim)
         judgement = judge("X", [record(*["K"] * 5, seed=seed) for seed in range(len(numbers))])
     low, high = interval(numbers)
@@ -528,3 +530,8 @@ def test_every_claim_gets_a_verdict_from_its_own_records(monkeypatch):
     assert set(asked) <= set(PRESETS)
     assert {own.claim for own in found if own.verdict == "holds"} == {"T1", "CA", "CO", "T2a"}
     assert all(own.verdict == "undecided" and own.seeds == 0 for own in found if CLAIMS[own.claim].reference)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_every_claims_chapter_names_it(claim):
+    assert re.search(rf"\b{claim}\b", chapters()[CLAIMS[claim].chapter].read_text())

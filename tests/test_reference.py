@@ -26,7 +26,7 @@ def test_record_is_whole_and_of_its_preset_and_seed(folder):
     assert record.experiment == replace(PRESETS[folder.parent.name], seed=int(folder.name.removeprefix("seed-")))
     assert record.arrays["alpha"].shape[0] == record.experiment.epochs + 1
     assert np.isfinite(record.scalars.query("group == 'all'")[["loss", "entropy", "cost"]]).all(axis=None)
-    assert "CIFAR-10" in record.provenance["data"]
+    assert {"cifar10": "CIFAR-10", "digits": "digits"}[record.experiment.data] in record.provenance["data"]
 
 
 def test_flipping_one_bit_of_a_reference_record_is_noticed(tmp_path):

@@ -221,6 +221,8 @@ class Claim:
         On which side of the threshold the claim holds.
     threshold
         See ``side``.
+    chapter
+        The book's chapter about it.
     reference
         The preset whose recorded runs the book judges it by; None for an identity, which is checked anew.
     """
@@ -230,6 +232,7 @@ class Claim:
     statistic: Callable[[Any], float]
     side: Literal["above", "below"]
     threshold: float
+    chapter: str
     reference: str | None = None
 
 
@@ -240,6 +243,7 @@ CLAIMS: dict[str, Claim] = {
         largest_drop,
         "above",
         0.9,
+        "p1",
         "p1-reference",
     ),
     "P1b": Claim(
@@ -248,6 +252,7 @@ CLAIMS: dict[str, Claim] = {
         recovery,
         "above",
         0.0,
+        "p1",
         "p1-reference",
     ),
     "P2": Claim(
@@ -256,6 +261,7 @@ CLAIMS: dict[str, Claim] = {
         width_preference,
         "above",
         0.0,
+        "p2",
         "p1-reference",
     ),
     "P3": Claim(
@@ -264,6 +270,7 @@ CLAIMS: dict[str, Claim] = {
         retention,
         "below",
         0.1,
+        "p3",
         "p3-reference",
     ),
     "X1": Claim(
@@ -272,6 +279,7 @@ CLAIMS: dict[str, Claim] = {
         bypass_preference,
         "above",
         0.0,
+        "p2",
         "p1-reference",
     ),
     "B1": Claim(
@@ -280,6 +288,7 @@ CLAIMS: dict[str, Claim] = {
         gap_of_correct,
         "below",
         COMPARABLE,
+        "p3",
         "p3-reference",
     ),
     "B2-loss": Claim(
@@ -288,6 +297,7 @@ CLAIMS: dict[str, Claim] = {
         loss_gap_of_wrong,
         "above",
         COMPARABLE,
+        "p3",
         "p3-reference",
     ),
     "B2-entropy": Claim(
@@ -296,6 +306,7 @@ CLAIMS: dict[str, Claim] = {
         entropy_gap_of_wrong,
         "below",
         1 / COMPARABLE,
+        "p3",
         "p3-reference",
     ),
     "B3": Claim(
@@ -304,6 +315,7 @@ CLAIMS: dict[str, Claim] = {
         late_search_cost,
         "above",
         0.0,
+        "p3",
         "p3-reference",
     ),
     "H1-initial": Claim(
@@ -312,6 +324,7 @@ CLAIMS: dict[str, Claim] = {
         positive_share,
         "above",
         0.9,
+        "cost-means",
         "initial-reference",
     ),
     "H1-trained": Claim(
@@ -320,6 +333,7 @@ CLAIMS: dict[str, Claim] = {
         negative_share,
         "above",
         0.9,
+        "cost-means",
         "uniform-reference",
     ),
     "D1": Claim(
@@ -328,6 +342,7 @@ CLAIMS: dict[str, Claim] = {
         intermediate_excess,
         "above",
         0.0,
+        "intermediate-edges",
         "simplified-reference",
     ),
     "D2": Claim(
@@ -336,6 +351,7 @@ CLAIMS: dict[str, Claim] = {
         intermediate_excess,
         "below",
         0.0,
+        "intermediate-edges",
         "equal-reference",
     ),
     "D3": Claim(
@@ -344,6 +360,7 @@ CLAIMS: dict[str, Claim] = {
         intermediate_excess,
         "below",
         0.0,
+        "intermediate-edges",
         "control-reference",
     ),
     "T1": Claim(
@@ -352,6 +369,7 @@ CLAIMS: dict[str, Claim] = {
         _residual("T1"),
         "below",
         ROUNDING,
+        "theorem1",
     ),
     "CA": Claim(
         "the cost at a cell's output is assigned to its edges",
@@ -359,6 +377,7 @@ CLAIMS: dict[str, Claim] = {
         _residual("CA"),
         "below",
         ROUNDING,
+        "theorem1",
     ),
     "CO": Claim(
         "in every cell but the last the edges' costs sum to zero",
@@ -366,6 +385,7 @@ CLAIMS: dict[str, Claim] = {
         _residual("CO"),
         "below",
         ROUNDING,
+        "corollary",
     ),
     "T2a": Claim(
         "the cost at the last cell's output is L - H",
@@ -373,6 +393,7 @@ CLAIMS: dict[str, Claim] = {
         _residual("T2a"),
         "below",
         ROUNDING,
+        "theorem2",
     ),
     "T2b": Claim(
         "at the initial weights that cost is positive in expectation",
@@ -380,6 +401,7 @@ CLAIMS: dict[str, Claim] = {
         initial_cost,
         "above",
         0.0,
+        "theorem2",
         "initial-reference",
     ),
     "T2c-sign": Claim(
@@ -388,7 +410,8 @@ CLAIMS: dict[str, Claim] = {
         cost_at_high_accuracy,
         "below",
         0.0,
-        "uniform-reference",
+        "theorem2",
+        "theorem2-quick",
     ),
     "T2c-trend": Claim(
         "that cost falls as accuracy rises",
@@ -396,6 +419,7 @@ CLAIMS: dict[str, Claim] = {
         cost_trend,
         "below",
         0.0,
+        "theorem2",
         "uniform-reference",
     ),
 }

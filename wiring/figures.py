@@ -18,7 +18,7 @@ from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
-from wiring.evidence import dropped, generalisation_gap, retention
+from wiring.evidence import dropped, generalisation_gap, late_search_cost, retained, retention
 from wiring.operations import NAMES, NONE
 from wiring.records import GROUPS, Record
 from wiring.topology import Topology
@@ -224,21 +224,47 @@ def powers(
     return figure
 
 
-def dose_response(records: Sequence[Record]) -> Figure:
-    """Share of the edges retained against the gap in accuracy between the splits, a point per bi-level run."""
+def dose_response(groups: Mapping[str, Sequence[Record]]) -> Figure:
+    """Share of the edges retained in bi-level runs, a point per run and a colour per named group of runs.
+
+    Left against the gap in accuracy between the splits, right against the search split's cost late in the search.
+    """
     with _style():
-        figure, (axes,) = _figure(8.0, 3.0)
-        noises = sorted({record.experiment.label_noise for record in records})
-        for noise, colour, marker in zip(noises, cycle(_PALETTE), cycle(("o", "s", "^", "D"))):
-            own = [record for record in records if record.experiment.label_noise == noise]
-            gaps, kept = [generalisation_gap(record) for record in own], [retention(record) for record in own]
-            axes.plot(gaps, kept, marker, color=colour, ms=7, alpha=0.8, label=f"{noise:.0%} of the labels random")
-        axes.set(
-            xlabel="accuracy on the training split minus that on the search split",
-            ylabel="share of edges retained",
-            ylim=(-0.05, 1.05),
-        )
-        figure.legend(loc="outside right upper", frameon=False)
+        figure = Figure(figsize=(8.0, 3.2))
+        left, right = figure.subplots(1, 2, sharey=True)
+        for (name, records), colour, marker in zip(groups.items(), cycle(_PALETTE), cycle(("o", "s", "^", "D"))):
+            kept = [retention(record) for record in records]
+            for axes, quantity in ((left, generalisation_gap), (right, late_search_cost)):
+                doses = [quantity(record) for record in records]
+                axes.plot(doses, kept, marker, color=colour, ms=7, alpha=0.8, label=name)
+        left.set(xlabel="accuracy: training − search split", ylabel="share of edges retained", ylim=(-0.05, 1.05))
+        right.set(xlabel="L − H on the search split (nats)")
+        right.axvline(0, color="0.6", lw=0.8)
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def retention_map(groups: Mapping[str, Sequence[Record]]) -> Figure:
+    """The share of the runs that retain an edge: a panel per named group, a row per first node, a column per last."""
+    with _style():
+        figure = Figure(figsize=(8.0, 3.3))
+        panels = figure.subplots(1, len(groups), squeeze=False)[0]
+        for axes, (name, records) in zip(panels, groups.items(), strict=True):
+            topology = records[0].experiment.topology
+            share = np.mean([retained(record) for record in records], axis=0)
+            first, nodes = len(topology.inputs), topology.nodes
+            grid = np.full((nodes - 1, nodes - first), np.nan)
+            for (i, j), value in zip(topology.edges, share, strict=True):
+                grid[i, j - first] = value
+                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < 0.6 else "black")
+            extent = (first - 0.5, nodes - 0.5, nodes - 1.5, -0.5)
+            image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, extent=extent, aspect="auto")
+            axes.axhline(first - 0.5, color="0.2", lw=1.2)
+            axes.set(title=name, xlabel="to node", xticks=range(first, nodes), yticks=range(nodes - 1))
+            axes.spines[:].set_visible(False)
+        panels[0].set_ylabel("from node")
+        figure.colorbar(image, ax=list(panels), label="share of runs that retain the edge")
     return figure
 
 
