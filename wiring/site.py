@@ -56,8 +56,8 @@ class _Generated(SphinxDirective):
     optional_arguments = 1
 
     def depend_on(self, *folders: Path) -> None:
-        """Have Sphinx read the page again when a file in these folders has changed."""
-        for folder in folders:
+        """Have Sphinx read the page again when a file in these folders, or what generates it, has changed."""
+        for folder in (*folders, Path(__file__)):
             for path in folder.rglob("*") if folder.is_dir() else [folder]:
                 self.env.note_dependency(str(path))
 
@@ -87,7 +87,7 @@ class Player(_Generated):
             (f"{number}: {edge[0]} → {edge[1]}", *cells)
             for (number, edge), cells in zip(enumerate(record.experiment.topology.edges), _state(record), strict=True)
         ]
-        header = ("edge", "most probable", "p of it", "p(None)", "cost (nats)")
+        header = ("edge", "most probable", "its p", "p(None)", "cost (nats)")
         caption = f"{players.title(record)}, seed {record.experiment.seed}, epoch {epoch} of {epoch}"
         attributes = f'data-player="search" data-runs="{" ".join(names)}"'
         return [_player(attributes, html_table(caption, header, rows))]

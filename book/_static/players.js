@@ -82,11 +82,11 @@
     const level = ({ x, y }) => (x.length === 2 && y[0] === y[1] ? Math.sign(y[0] || 1) : 0);
     const labels = edges.map((edge, k) => ({ x: edge.label[0], y: edge.label[1], yshift: 20 * level(edge), text: looks[k].lines.join("<br>"), showarrow: false,
       bgcolor: paper, borderpad: 1, font: { size: 12, color: looks[k].ink } }));
-    const names = nodes.filter((n) => n.name).map((n) => ({ x: n.x, y: n.y, xshift: n.x < 0 ? -10 : 0, yshift: n.y < 0 ? -26 : 26, text: n.name.replace("before ", "before<br>"), showarrow: false, font: { color: muted, size: 12 } }));
+    const names = nodes.filter((n) => n.name).map((n) => ({ x: n.x, y: n.y, xshift: n.x < 0 ? -6 : 0, yshift: n.y < 0 ? -26 : 26, text: n.name.replace("before ", "before<br>"), showarrow: false, font: { color: muted, size: 11 } }));
     const xs = nodes.map((n) => n.x), ys = nodes.map((n) => n.y);
     return draw(plot, label, traces, layout({
       height: 300, annotations: [...labels, ...names],
-      xaxis: { visible: false, fixedrange: true, range: [Math.min(...xs) - 0.5, Math.max(...xs) + 0.4] },
+      xaxis: { visible: false, fixedrange: true, range: [Math.min(...xs) - 0.62, Math.max(...xs) + 0.4] },
       yaxis: { visible: false, fixedrange: true, range: [Math.min(...ys) - 0.55, Math.max(...ys) + 0.55] },
     }));
   };
@@ -124,8 +124,8 @@
       const epoch = Number(slider.value), last = run.cost.length, edges = state(epoch), { ink, muted } = page();
       const caption = `${recorded.title}, seed ${run.seed}, epoch ${epoch} of ${last}`;
       const gone = edges.filter((own) => own.dropped).map((own) => own.number);
-      const story = `Epoch ${epoch} of ${last}: ${gone.length ? `dropped: ${gone.length > 1 ? "edges" : "edge"} ${gone.join(", ")}` : "no edge dropped"}` +
-        (epoch ? `; cost at the output L − H ${signed(run.output[epoch - 1], 3)} nats` : "; nothing measured yet");
+      const story = `Epoch ${epoch} of ${last}: ${gone.length > 1 ? `edges ${gone.join(", ")} are` : gone.length ? `edge ${gone[0]} is` : "no edge is"} dropped; ` +
+        (epoch ? `at the output L − H is ${signed(run.output[epoch - 1], 3)} nats.` : "no cost is measured yet.");
       slider.setAttribute("aria-valuetext", `epoch ${epoch} of ${last}`);
       spoken.setAttribute("aria-live", timer ? "off" : "polite");
       spoken.replaceChildren(element("strong", {}, story));
