@@ -25,11 +25,11 @@ def searches() -> list[str]:
     return [name for name in names if load_reference(name)[0].experiment.searcher in _SEARCHERS]
 
 
-def title(record: Record) -> str:
-    """A search in a few words: searcher, level, cells."""
+def title(name: str, record: Record) -> str:
+    """A preset's search in a few words: name, searcher, level, cells."""
     e = record.experiment
-    cell = next((name for name, topology in TOPOLOGIES.items() if topology == e.topology), "other")
-    return f"{_SEARCHERS[e.searcher]}, {e.level}-level, {e.cells} {cell} cells"
+    cell = next((f"{key} " for key, topology in TOPOLOGIES.items() if topology == e.topology), "")
+    return f"{name.removesuffix('-reference')}: {_SEARCHERS[e.searcher]}, {e.level}-level, {e.cells} {cell}cells"
 
 
 def search(name: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def search(name: str) -> dict[str, Any]:
         }
         for record in records
     ]
-    return {"title": title(records[0]), "cell": drawing(records[0].experiment.topology), "runs": runs}
+    return {"title": title(name, records[0]), "cell": drawing(records[0].experiment.topology), "runs": runs}
 
 
 def edge_costs(record: Record) -> np.ndarray:
@@ -97,6 +97,7 @@ def common() -> dict[str, Any]:
         "step": explorer.STEP,
         "quantities": list(explorer.QUANTITIES),
         "states": explorer.STATES,
+        "titles": {name: title(name, load_reference(name)[0]) for name in searches()},
     }
 
 

@@ -88,7 +88,7 @@ class Player(_Generated):
             for (number, edge), cells in zip(enumerate(record.experiment.topology.edges), _state(record), strict=True)
         ]
         header = ("edge", "most probable", "its p", "p(None)", "cost (nats)")
-        caption = f"{players.title(record)}, seed {record.experiment.seed}, epoch {epoch} of {epoch}"
+        caption = f"{players.title(names[0], record)}, seed {record.experiment.seed}, epoch {epoch} of {epoch}"
         attributes = f'data-player="search" data-runs="{" ".join(names)}"'
         return [_player(attributes, html_table(caption, header, rows))]
 
@@ -244,6 +244,8 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
     contents = {name: text.encode() for name, text in players.scripts().items()} | {library.name: library.read_bytes()}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
+    # The theme brings its icons twice, as a font and as a script of 1.5 MB; the font is enough.
+    (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").write_text("")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

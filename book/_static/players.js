@@ -83,9 +83,9 @@
     const labels = edges.map((edge, k) => ({ x: edge.label[0], y: edge.label[1], yshift: 20 * level(edge), text: looks[k].lines.join("<br>"), showarrow: false,
       bgcolor: paper, borderpad: 1, font: { size: 12, color: looks[k].ink } }));
     const names = nodes.filter((n) => n.name).map((n) => ({ x: n.x, y: n.y, xshift: n.x < 0 ? -6 : 0, yshift: n.y < 0 ? -26 : 26, text: n.name.replace("before ", "before<br>"), showarrow: false, font: { color: muted, size: 11 } }));
-    const xs = nodes.map((n) => n.x), ys = nodes.map((n) => n.y);
+    const xs = nodes.map((n) => n.x), ys = [...nodes.map((n) => n.y), ...edges.flatMap((edge) => edge.y)];
     return draw(plot, label, traces, layout({
-      height: 300, annotations: [...labels, ...names],
+      height: 240 + 12 * edges.length, annotations: [...labels, ...names],
       xaxis: { visible: false, fixedrange: true, range: [Math.min(...xs) - 0.62, Math.max(...xs) + 0.4] },
       yaxis: { visible: false, fixedrange: true, range: [Math.min(...ys) - 0.55, Math.max(...ys) + 0.55] },
     }));
@@ -95,7 +95,7 @@
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
   const search = async (root) => {
     const names = root.dataset.runs.split(" ");
-    const { operations, colours } = await data("common");
+    const { operations, colours, titles } = await data("common");
     const graph = picture("graph"), curves = picture("curves");
     const slider = element("input", { type: "range", min: 0, step: 1 });
     const play = element("button", { type: "button" }, "Play");
@@ -103,9 +103,8 @@
     const seeds = element("select"), controls = element("div", { class: "wiring-controls" });
     let recorded, run, timer;
 
-    const all = await Promise.all(names.map(data));
-    const choose = (name) => {
-      recorded = window.wiring[name];
+    const choose = async (name) => {
+      recorded = await data(name);
       seeds.replaceChildren(...recorded.runs.map((own, k) => element("option", { value: k }, own.seed)));
       start(0);
     };
@@ -122,6 +121,7 @@
     });
     const show = () => {
       const epoch = Number(slider.value), last = run.cost.length, edges = state(epoch), { ink, muted } = page();
+      const crowded = edges.length > 6;  // then the table alone names operations and curves
       const caption = `${recorded.title}, seed ${run.seed}, epoch ${epoch} of ${last}`;
       const gone = edges.filter((own) => own.dropped).map((own) => own.number);
       const story = `Epoch ${epoch} of ${last}: ${gone.length > 1 ? `edges ${gone.join(", ")} are` : gone.length ? `edge ${gone[0]} is` : "no edge is"} dropped; ` +
@@ -135,7 +135,7 @@
         recorded.cell, edges.map(({ edge, number, p, best, cost, dropped }) => ({
           width: 1.5 + 9 * p[best], opacity: 1 - 0.75 * p[0], dash: dropped ? "dot" : "solid",
           colour: cost === null ? muted : cost > 0 ? COSTS : EARNS, ink: ink,
-          lines: [`${number}: ${short(operations[best])}`, `${(100 * p[best]).toFixed(0)} %`],
+          lines: crowded ? [number] : [`${number}: ${short(operations[best])}`, `${(100 * p[best]).toFixed(0)} %`],
         })));
       const epochs = run.probability.map((_, k) => k);
       const named = (edge, k) => ({ mode: "lines", line: { color: colours[edge.kind], width: 2,
@@ -147,7 +147,7 @@
       traces.push({ mode: "lines", x: epochs.slice(1), y: run.output, name: "L − H", line: { color: ink, width: 1.2 } });
       const cursor = { type: "line", x0: epoch, x1: epoch, y0: 0, y1: 1, yref: "paper", line: { color: muted, width: 1.5, dash: "dot" } };
       draw(curves, `Curves over the epochs, with a cursor at epoch ${epoch}: the probability of None on every edge (${edges.map((own) => own.p[0].toFixed(2)).join(", ")}), and the edges' costs in nats.`,
-        traces, layout({ height: 380, showlegend: true, shapes: [cursor], margin: { l: 58, r: 8, t: 8, b: 40 },
+        traces, layout({ height: 380, showlegend: !crowded, shapes: [cursor], margin: { l: 58, r: 8, t: 8, b: 40 },
           legend: { orientation: "h", y: 1.02, yanchor: "bottom", font: { size: 12 } },
           xaxis: axis({ title: { text: "epoch", standoff: 4 }, range: [0, last + 0.2], anchor: "y" }),
           yaxis: axis({ title: { text: "cost (nats)" }, domain: [0, 0.46] }),
@@ -165,11 +165,11 @@
     });
     slider.addEventListener("input", () => (timer ? stop() : show()));
     seeds.addEventListener("change", () => start(Number(seeds.value)));
-    if (names.length > 1) controls.append(select("Search", names.map((name, k) => [name, all[k].title]), names[0], choose));
+    if (names.length > 1) controls.append(select("Search", names.map((name) => [name, titles[name]]), names[0], choose));
     controls.append(element("label", {}, "Seed ", seeds), play, element("label", { class: "wiring-slider" }, "Epoch ", slider));
     root.prepend(controls, spoken, element("div", { class: "wiring-pictures" }, graph, curves),
       element("p", { class: "wiring-key" }, "An edge is as thick as its most probable operation is probable and as faint as None is; dotted, None itself is the most probable. Its operations together cost (red) or earn (blue). Curves are green for edges from the cell before last, blue for those from the last cell, orange for the intermediate one."));
-    choose(names[0]);
+    await choose(names[0]);
     return show;
   };
 
