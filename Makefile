@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Jupyter Book exits 0 whatever went wrong unless -W makes warnings errors; --keep-going still shows all of them. What an
-# earlier build left goes first: Sphinx does not repeat the warnings of a page that it takes to be up to date.
-build_html = rm -rf _build/html _build/.doctrees && $(BIN)/jupyter-book build $(1) --config _config.yml \
-	--path-output . -q -W -n --keep-going
+# The address of the repository, as https://github.com/OWNER/NAME: with it pages get launch buttons and live code.
+REPOSITORY ?=
+export WIRING_REPOSITORY := $(REPOSITORY)
+
+# Jupyter Book exits 0 whatever went wrong unless -W makes warnings errors; --keep-going still shows all of them. Sphinx
+# does not repeat the warnings of a page that it takes to be up to date, so what a failed build left goes first.
+build_html = test -f _build/built || rm -rf _build/html _build/.doctrees; rm -f _build/built; \
+	$(BIN)/jupyter-book build $(1) --config _config.yml --path-output . -q -W -n --keep-going && touch _build/built
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format book html outputs bench lock clean
@@ -44,7 +48,7 @@ book: setup ## execute every chapter afresh (in _build/fresh), then build the bo
 	$(BIN)/python -m wiring chapters --out _build/fresh
 	$(call build_html,_build/fresh)
 
-html: setup ## build the book from the notebooks as committed, in seconds
+html: setup ## build the book from the notebooks as committed, in seconds; REPOSITORY=... makes it live
 	$(call build_html,book)
 
 outputs: setup ## execute every chapter and write the outputs back into book/

@@ -82,7 +82,7 @@ def refused(here, capsys, arguments, *parts):
 
 BAD = [
     # what there is to call
-    ([], "{run,rerun,presets,verdicts,chapters,bench}"),
+    ([], "{run,rerun,presets,verdicts,chapters,bench,explorer,logo}"),
     (["fly"], "'fly'", "run", "rerun", "presets"),
     (["--epochs", "3"], "run"),
     (["run"], "preset"),

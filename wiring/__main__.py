@@ -1,4 +1,4 @@
-"""The command line: ``python -m wiring {run,rerun,presets,verdicts,chapters,bench} ...``."""
+"""The command line: ``python -m wiring {run,rerun,presets,verdicts,chapters,bench,explorer,logo} ...``."""
 
 import argparse
 import json
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 (a bench row missed its bound), 2 (bad input), 130."""
     parser = Parser(prog="python -m wiring", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{run,rerun,presets,verdicts,chapters,bench}"
+        dest="command", required=True, metavar="{run,rerun,presets,verdicts,chapters,bench,explorer,logo}"
     )
-    for add in (_add_run, _add_rerun, _add_presets, _add_verdicts, _add_chapters, _add_bench):
+    for add in (_add_run, _add_rerun, _add_presets, _add_verdicts, _add_chapters, _add_bench, _add_explorer, _add_logo):
         add(commands)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -194,6 +194,28 @@ def _bench(options: argparse.Namespace) -> int:
     from wiring.bench import bench
 
     return 0 if bench(options.repeats, options.json, options.readme) else 1
+
+
+def _add_explorer(commands: Commands) -> None:
+    parser = commands.add_parser("explorer", help="measure the cost explorer's costs anew, into data/explorer.npz")
+    parser.set_defaults(call=_explorer)
+
+
+def _explorer(options: argparse.Namespace) -> None:
+    from wiring.explorer import make
+
+    make()
+
+
+def _add_logo(commands: Commands) -> None:
+    parser = commands.add_parser("logo", help="draw the book's logo and its card for links, into book/_static")
+    parser.set_defaults(call=_logo)
+
+
+def _logo(options: argparse.Namespace) -> None:
+    from wiring.logo import draw
+
+    draw()
 
 
 if __name__ == "__main__":

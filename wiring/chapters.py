@@ -4,9 +4,11 @@ papermill itself only warns of an unknown parameter and takes ``1e-4`` for a tex
 """
 
 import ast
+import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ from wiring.records import write
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
+#: How many seconds each chapter took when its committed outputs were made.
+EXECUTION = BOOK / "execution.json"
 #: What a chapter's parameter may be typed with: an annotation, or, for what may be None, a type comment (papermill
 #: reads no annotation with a bar).
 TYPES: dict[str, Any] = {kind.__name__: kind for kind in (bool, int, float, str)}
@@ -158,17 +162,20 @@ def execute_all(out: Path) -> None:
         raise ChapterError(f"no chapters: there is no source checkout at {BOOK.parent}")
     if out.resolve() != BOOK:
         shutil.copytree(BOOK, out, dirs_exist_ok=True)
-    failures = []
+    failures, seconds = [], {}
     with tempfile.TemporaryDirectory() as scratch:
         for number, (name, path) in enumerate(chapters().items(), 1):
             print(f"chapter {number}/{len(chapters())}: {name}", flush=True)
             executed = Path(scratch) / path.name
+            started = time.perf_counter()
             try:
                 _execute(path, executed, {})
             except ChapterError as error:
                 failures.append(str(error))
                 continue
+            seconds[name] = round(time.perf_counter() - started, 1)
             write(out, path.name, _without_run_metadata(executed).encode())
+    write(out, EXECUTION.name, json.dumps(seconds, indent=1).encode() + b"\n")
     if failures:
         raise ChapterError("; ".join(failures))
 

@@ -80,25 +80,25 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
     """
     with _style():
         figure, (axes,) = _figure(8.0, 2.2 + 0.3 * len(topology.intermediate))
-        positions = _positions(topology)
+        places = positions(topology)
         for number, (i, j) in enumerate(topology.edges):
             label = str(number) if chosen is None else f"{number}: {chosen[number]}"
             gone = chosen is not None and chosen[number] == "none"
             style = {"linestyle": ":", "alpha": 0.5} if gone else {}
-            _arrow(axes, positions[i], positions[j], KINDS[edge_kind(topology, number)], label, **style)
+            _arrow(axes, places[i], places[j], KINDS[edge_kind(topology, number)], label, **style)
         for j in topology.output:
-            _arrow(axes, positions[j], positions[topology.nodes], OUTPUT)
-        _nodes(axes, topology, positions)
+            _arrow(axes, places[j], places[topology.nodes], OUTPUT)
+        _nodes(axes, topology, places)
         used = dict.fromkeys(edge_kind(topology, number) for number in range(len(topology.edges)))
         handles = [Patch(color=KINDS[kind], label=kind) for kind in used] + [Patch(color=OUTPUT, label="concatenation")]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def _nodes(axes: Axes, topology: Topology, positions: Sequence[tuple[float, float]]) -> None:
+def _nodes(axes: Axes, topology: Topology, places: Sequence[tuple[float, float]]) -> None:
     """Draw the nodes, name the inputs and the output, and frame the graph."""
-    width = positions[-1][0]
-    for node, (x, y) in enumerate(positions):
+    width = places[-1][0]
+    for node, (x, y) in enumerate(places):
         inner = node in topology.intermediate
         axes.plot(x, y, "o", ms=24, mfc="0.92" if inner else "white", mec="0.2", mew=1.2, zorder=3)
         axes.text(x, y, str(node), ha="center", va="center", zorder=4)
@@ -108,12 +108,12 @@ def _nodes(axes: Axes, topology: Topology, positions: Sequence[tuple[float, floa
             axes.text(x - 0.05 * width, y, name, ha="right", va="center", color="0.35")
         elif not inner:
             axes.text(x + 0.05 * width, y, "output", ha="left", va="center", color="0.35")
-    heights = [y for _, y in positions]
+    heights = [y for _, y in places]
     axes.set(xlim=(-0.28 * width, 1.16 * width), ylim=(min(heights) - 0.75, max(heights) + 0.75))
     axes.axis("off")
 
 
-def _positions(topology: Topology) -> list[tuple[float, float]]:
+def positions(topology: Topology) -> list[tuple[float, float]]:
     """Input nodes in a column, intermediate nodes in a zigzag so that no edge hides another, the output last."""
     first, count = len(topology.inputs), len(topology.intermediate)
     inputs = [(0.0, float(y)) for y in np.linspace(0.8, -0.8, first)] if first > 1 else [(0.0, 0.0)]
@@ -121,14 +121,28 @@ def _positions(topology: Topology) -> list[tuple[float, float]]:
     return [*inputs, *middle, (1.3 * (count + 1), 0.0)]
 
 
+def bend(start: tuple[float, float], end: tuple[float, float]) -> float:
+    """How far an edge bulges, as a share of its length: long level ones do, around the node between."""
+    straight = abs(start[1] - end[1]) > 1e-6 or abs(end[0] - start[0]) < 2.0
+    return 0.0 if straight else -0.25 * float(np.sign(start[1] or 1))
+
+
+def label_place(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+    """Where an edge's label stands: short of the middle, where edges into one node have not met yet, on the bulge."""
+    bulge = bend(start, end)
+    at = 0.5 if bulge or start[0] > 0 or start[1] == end[1] else 0.36
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    return start[0] + at * dx + 0.5 * bulge * dy, start[1] + at * dy - 0.5 * bulge * dx
+
+
 def _arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: object, label: str = "", **style: Any
 ) -> None:
-    bend = 0.0 if abs(start[1] - end[1]) > 1e-6 or abs(end[0] - start[0]) < 1.4 else -0.25 * np.sign(start[1] or 1)
+    bulge = bend(start, end)
     arrow = FancyArrowPatch(
         start,
         end,
-        connectionstyle=f"arc3,rad={bend}",
+        connectionstyle=f"arc3,rad={bulge}",
         arrowstyle="-|>",
         mutation_scale=14,
         shrinkA=14,
@@ -138,10 +152,7 @@ def _arrow(
     )
     axes.add_patch(arrow)
     if label:
-        # Short of the middle, where edges into one node have not met yet, on the arc's bulge.
-        at = 0.5 if bend or start[0] > 0 or start[1] == end[1] else 0.36
-        dx, dy = end[0] - start[0], end[1] - start[1]
-        x, y = start[0] + at * dx + 0.5 * bend * dy, start[1] + at * dy - 0.5 * bend * dx
+        x, y = label_place(start, end)
         axes.text(x, y, label, ha="center", va="center", color=colour, backgroundcolor="white", fontsize=9.5)
 
 
@@ -152,7 +163,7 @@ def paths(topology: Topology, edges: Sequence[int]) -> Figure:
     """
     with _style():
         figure, panels = _figure(8.0, 2.2 * len(edges), len(edges))
-        positions = _positions(topology)
+        places = positions(topology)
         steps = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
         for panel, edge in zip(panels, edges, strict=True):
             start, end = topology.edges[edge]
@@ -165,8 +176,8 @@ def paths(topology: Topology, edges: Sequence[int]) -> Figure:
                         style = {"linestyle": line}
                 if number == edge:
                     style = {"lw": 3.5}
-                _arrow(panel, positions[step[0]], positions[step[1]], colour, "", **style)
-            _nodes(panel, topology, positions)
+                _arrow(panel, places[step[0]], places[step[1]], colour, "", **style)
+            _nodes(panel, topology, places)
             names = ["-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways]
             kind = "type 1" if len(ways) > 1 else "type 2"
             panel.set_title(f"edge {edge}, {kind}: {' and '.join(names)}", loc="left")

@@ -1,0 +1,291 @@
+"""The built book in a browser, opened from disk with no network: what a reader sees, hears and can reach."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+from wiring import explorer
+from wiring.operations import NAMES
+from wiring.records import load_reference
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+PAGES = [path.stem for path in sorted((ROOT / "book").glob("*.md")) + sorted((ROOT / "book").glob("*.ipynb"))]
+
+
+def build(out, source=ROOT / "book", strict=True, **environment):
+    """Build the book from its committed outputs, or another source."""
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--config", "_config.yml"]
+    command += ["--path-output", str(out), "-q", *(["-W", "-n", "--keep-going"] if strict else [])]
+    environment = os.environ | {"WIRING_REPOSITORY": ""} | environment
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(book, browser):
+    """Open a page; whatever it logs as an error or asks for in vain, or from elsewhere, fails the test in the end."""
+    complaints, contexts = [], []
+
+    def visit(name, **options):
+        context = browser.new_context(**{"offline": True, "viewport": {"width": 1280, "height": 900}} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        if options.get("java_script_enabled", True):
+            page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+        page.on("request", lambda request: visit.requested.append(request.url))
+        page.on("request", lambda request: outside(request.url) and complaints.append(f"outside: {request.url}"))
+        page.goto((book / f"{name}.html").as_uri())
+        if options.get("java_script_enabled", True) and page.locator(".wiring-player").count():
+            page.wait_for_selector(".wiring-player[data-ready]")
+        return page
+
+    def outside(url):
+        return not url.startswith((book.as_uri(), "data:", "blob:"))
+
+    visit.requested = []
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def wire_size(path):
+    """Bytes that a reader loads: servers compress text."""
+    content = Path(path).read_bytes()
+    return len(gzip.compress(content)) if Path(path).suffix in {".html", ".css", ".js", ".svg"} else len(content)
+
+
+def rows(page):
+    return [row.locator("td").all_inner_texts() for row in page.locator(".wiring-player tbody tr").all()]
+
+
+def control(page, label):
+    return page.locator(".wiring-controls label", has_text=label).locator("select, input")
+
+
+def number(text):
+    return float(text.replace("−", "-"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_whole_light_accessible_and_as_wide_as_a_phone(visit, book, name):
+    page = visit(name, viewport={"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert len(page.title().split("—")[0].strip()) > 3
+    for image in page.locator("article img").all():
+        alt = image.get_attribute("alt") or ""
+        assert len(alt) > 20, alt
+        assert not alt.endswith(".png")
+    assert page.locator('meta[property="og:title"]').count() == 1
+    assert (book / page.locator('meta[property="og:image"]').get_attribute("content")).exists()
+    loaded = {
+        unquote(url.removeprefix("file://")).partition("?")[0] for url in visit.requested if url.startswith("file:")
+    }
+    assert len(loaded) > 10
+    has_player = page.locator(".wiring-player").count() > 0
+    assert any("plotly" in path for path in loaded) == has_player
+    assert has_player or sum(map(wire_size, loaded)) < 2**20
+    # Preloading style sheets would take requests that a page from disk may not make.
+    found = Axe().run(page, options={"preload": False, "resultTypes": ["violations"]}).response["violations"]
+    severe = [
+        (entry["id"], entry["nodes"][0]["html"][:200], entry["nodes"][0]["failureSummary"])
+        for entry in found
+        if entry["impact"] in ("serious", "critical")
+    ]
+    assert not severe
+
+
+def test_every_internal_link_and_anchor_resolves(book):
+    pages = {path.name: path.read_text() for path in book.glob("*.html")}
+    anchors = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
+    assert len(pages) > len(PAGES)
+    broken = []
+    for name, text in pages.items():
+        for link in re.findall(r'<a\s[^>]*?href="([^"]+)"', text):
+            if re.match(r"[a-z]+:", link):
+                continue
+            target, _, anchor = unquote(link).partition("#")
+            path = book / (target or name)
+            if not path.exists() or (anchor and path.suffix == ".html" and anchor not in anchors[path.name]):
+                broken.append(f"{name}: {link}")
+    assert not broken
+
+
+@pytest.mark.parametrize("name", ["p1-reference", "p3-reference"])
+def test_the_slider_shows_what_the_records_hold(visit, name):
+    page = visit(name.partition("-")[0])
+    for seed, epoch in ((0, None), (2, 7), (1, 0)):
+        record = load_reference(name)[seed]
+        control(page, "Seed").select_option(label=str(seed))
+        epochs = record.experiment.epochs
+        if epoch is not None:
+            control(page, "Epoch").fill(str(epoch))
+        epoch = epochs if epoch is None else epoch
+        assert f"seed {seed}, epoch {epoch} of {epochs}" in page.locator(".wiring-player caption").inner_text()
+        shown = rows(page)
+        probability = record.arrays["probability"][epoch, 0]
+        assert [row[1] for row in shown] == [NAMES[best] for best in probability.argmax(-1)]
+        assert [number(row[2]) for row in shown] == pytest.approx(probability.max(-1).tolist(), abs=6e-4)
+        assert [number(row[3]) for row in shown] == pytest.approx(probability[:, 0].tolist(), abs=6e-4)
+        if epoch == 0:
+            assert {row[4] for row in shown} == {"not measured"}
+            continue
+        mean = record.arrays["cost_mean"][epoch - 1, 0]
+        costs = np.nansum(mean * probability, axis=(0, 2))
+        assert [number(row[4]) for row in shown] == pytest.approx(costs.tolist(), abs=2e-4)
+        dropped = [str(k) for k in np.flatnonzero(probability.argmax(-1) == 0)]
+        said = page.locator("output").inner_text()
+        assert re.search(r"(?:edges?|no edge) ?(.*?) (?:is|are) dropped", said)[1] == ", ".join(dropped)
+        cost = record.scalars.query("epoch == @epoch and group == 'all'").iloc[0].cost
+        assert f"L − H is {cost:+.3f} nats".replace("-", "−") in said
+
+
+def test_the_picture_is_in_step_with_the_slider(visit):
+    page = visit("p3")
+    graph, curves = page.locator(".wiring-graph"), page.locator(".wiring-curves")
+    look = "plot => plot.data.slice(2, 7).map(t => [t.line.width, t.opacity, t.line.dash, t.line.color])"
+    before = graph.evaluate(look)
+    control(page, "Epoch").fill("1")
+    after = graph.evaluate(look)
+    record = load_reference("p3-reference")[0]
+    for epoch, seen in ((40, before), (1, after)):
+        p = record.arrays["probability"][epoch, 0]
+        assert [own[0] for own in seen] == pytest.approx((1.5 + 9 * p.max(-1)).tolist(), abs=1e-2)
+        assert [own[1] for own in seen] == pytest.approx((1 - 0.75 * p[:, 0]).tolist(), abs=1e-2)
+        assert [own[2] == "dot" for own in seen] == (p.argmax(-1) == 0).tolist()
+        costs = np.nansum(record.arrays["cost_mean"][epoch - 1, 0] * p, axis=(0, 2))
+        assert len({(own[3], cost > 0) for own, cost in zip(seen, costs, strict=True)}) == len(set(costs > 0))
+    assert curves.evaluate("plot => plot.layout.shapes[0].x0") == 1
+    assert "epoch 1 of 40" in graph.get_attribute("aria-label")
+    drawn = curves.evaluate("plot => plot.data[0].y")
+    assert drawn == pytest.approx(record.arrays["probability"][:, 0, 0, 0].tolist(), abs=1e-4)
+
+
+def test_the_players_work_by_keyboard_alone(visit):
+    page = visit("index")
+    control(page, "Search").focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("document.querySelector('.wiring-player caption').textContent.includes('DARTS, bi-level')")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    assert "seed 1" in page.locator("caption").inner_text()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Play"
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('.wiring-slider input').value > 2")
+    page.keyboard.press("Space")
+    assert page.evaluate("document.activeElement.textContent") == "Play"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Home")
+    assert "epoch 0 of 40" in page.locator("caption").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "epoch 1 of 40" in page.locator("caption").inner_text()
+
+
+def test_the_explorer_shows_the_costs_of_what_is_chosen(visit):
+    page = visit("explorer")
+    stored = explorer.load()
+    for state, chosen in (("trained", (4, 4, 4, 4, 4)), ("initial", (1, 7, 0, 2, 1)), ("trained", (3, 2, 5, 6, 1))):
+        control(page, "Weights").select_option(state)
+        for edge, operation in enumerate(chosen):
+            control(page, f"Edge {edge}").select_option(NAMES[operation])
+        value = dict(zip(explorer.QUANTITIES, stored[state][:, *chosen] * explorer.STEP, strict=True))
+        page.wait_for_function(f"document.querySelector('caption').textContent.includes('{explorer.STATES[state]}')")
+        shown = rows(page)
+        assert [row[1] for row in shown] == [NAMES[operation] for operation in chosen]
+        direct = [value[f"direct {edge}"] for edge in range(5)]
+        assert [number(row[2]) for row in shown] == pytest.approx(direct, abs=1e-9)
+        assert [number(row[3]) for row in shown[:2]] == pytest.approx(
+            [value["through 0"], value["through 1"]], abs=1e-9
+        )
+        said = page.locator("output").inner_text()
+        output = number(re.search(r"L − H is (\S+) nats", said)[1])
+        assert output == pytest.approx(sum(direct), abs=5e-4)  # Theorem 2, to the digits that are stored
+        assert ("is not normalised" in said) == (chosen[4] == 1)
+
+
+def test_dark_mode_recolours_page_and_pictures(visit):
+    ink = "document.querySelector('.wiring-curves').layout.font.color"
+    light = visit("index", color_scheme="light")
+    bright = light.evaluate(ink)
+    page = visit("index", color_scheme="dark")
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    dark = page.evaluate(ink)
+    assert dark != bright
+    light.evaluate("document.documentElement.dataset.theme = 'dark'")
+    light.wait_for_function(f"{ink} === {json.dumps(dark)}")
+
+
+def test_without_scripts_the_table_tells_the_story(visit):
+    page = visit("index", java_script_enabled=False)
+    record = load_reference("p1-reference")[0]
+    probability = record.arrays["probability"][-1, 0]
+    shown = rows(page)
+    assert [row[1] for row in shown] == [NAMES[best] for best in probability.argmax(-1)]
+    assert [number(row[3]) for row in shown] == pytest.approx(probability[:, 0].tolist(), abs=6e-4)
+
+
+@pytest.mark.parametrize(("query", "page"), [("Theorem 1", "theorem1"), ("width preference", "glossary")])
+def test_search_finds(visit, query, page):
+    results = visit("search")
+    results.locator("input[name=q]").last.fill(query)
+    results.locator("input[name=q]").last.press("Enter")
+    results.wait_for_selector("#search-results li a")
+    links = results.locator("#search-results li a")
+    assert any(page in link for link in links.evaluate_all("all => all.map(link => link.href)"))
+
+
+def test_nothing_is_live_without_a_repository(book):
+    text = (book / "p1.html").read_text()
+    assert "mybinder" not in text
+    assert "launchThebe" not in text
+    assert "sphinx-thebe.js" not in text
+    assert "_sources/p1.ipynb" in text
+
+
+def test_one_variable_makes_the_book_live(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "index.md").write_text("# A page\n")
+    (source / "references.bib").touch()
+    shutil.copytree(ROOT / "book" / "_static", source / "_static")
+    shutil.copy(ROOT / "book" / "summary.ipynb", source)
+    (source / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters: [{file: summary}]\n")
+    out = build(tmp_path, source, strict=False, WIRING_REPOSITORY="https://github.com/owner/wiring")
+    text = (out / "summary.html").read_text()
+    for place in (
+        "https://mybinder.org/v2/gh/owner/wiring/main?urlpath=tree/book/summary.ipynb",
+        "https://colab.research.google.com/github/owner/wiring/blob/main/book/summary.ipynb",
+        'repo: "owner/wiring"',
+        "initThebeSBT",
+    ):
+        assert place in text

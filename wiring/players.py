@@ -1,0 +1,118 @@
+"""What the book's players show, as data for the browser: recorded searches, and the cost explorer's costs.
+
+The players themselves are ``book/_static/players.js``; :mod:`wiring.site` puts both into the built book.
+"""
+
+import base64
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+
+from wiring import explorer
+from wiring.figures import KINDS, bend, edge_kind, label_place, positions
+from wiring.operations import NAMES
+from wiring.records import REFERENCE, Record, load_reference
+from wiring.topology import MINIMAL, TOPOLOGIES, Topology
+
+_SEARCHERS = {"darts": "DARTS", "snas": "SNAS", "dsnas": "DSNAS", "dsnas-log-sum": "DSNAS with the sum's logarithm"}
+
+
+def searches() -> list[str]:
+    """The recorded presets that have something to play: those whose α moves."""
+    names = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
+    return [name for name in names if load_reference(name)[0].experiment.searcher in _SEARCHERS]
+
+
+def title(name: str, record: Record) -> str:
+    """A preset's search in a few words: name, searcher, level, cells."""
+    e = record.experiment
+    cell = next((f"{key} " for key, topology in TOPOLOGIES.items() if topology == e.topology), "")
+    return f"{name.removesuffix('-reference')}: {_SEARCHERS[e.searcher]}, {e.level}-level, {e.cells} {cell}cells"
+
+
+def search(name: str) -> dict[str, Any]:
+    """The runs of a preset: of every seed, p of every operation, the cost of every edge, and L − H, by epoch."""
+    records = load_reference(name)
+    runs = [
+        {
+            "seed": record.experiment.seed,
+            "probability": record.arrays["probability"][:, 0].astype(float).round(6).tolist(),
+            "cost": edge_costs(record).round(4).tolist(),
+            "output": _output_cost(record).round(4).tolist(),
+        }
+        for record in records
+    ]
+    return {"title": title(name, records[0]), "cell": drawing(records[0].experiment.topology), "runs": runs}
+
+
+def edge_costs(record: Record) -> np.ndarray:
+    """The cost of every edge in every epoch, (epochs, edges), in nats: what α's step weighs against None's zero.
+
+    Of each operation the mean cost over the epoch, on the split that α learns from, weighed by the operation's
+    probability after the epoch and summed over the cells, which share α.
+    """
+    mean = np.nan_to_num(record.arrays["cost_mean"][:, 0])  # the first split is the one that α learns from
+    weight = record.arrays["probability"][1:, 0]
+    return np.asarray((mean.sum(1) * weight).sum(-1))
+
+
+def _output_cost(record: Record) -> np.ndarray:
+    scalars = record.scalars[record.scalars.group == "all"]
+    split = "search" if record.experiment.level == "bi" else "training"
+    return scalars[scalars.split == split].cost.to_numpy()
+
+
+def drawing(topology: Topology) -> dict[str, Any]:
+    """A cell's nodes and edges on the plane, as :func:`wiring.figures.cell` draws them, the inputs further out."""
+    first = len(topology.inputs)
+    places = [(x - 0.6 * (node < first), y) for node, (x, y) in enumerate(positions(topology))]
+    names = [{1: "last cell", 2: "cell before last"}.get(back, f"{back} cells back") for back in topology.inputs]
+    names += [""] * len(topology.intermediate) + ["output"]
+    edges = [(*ends, edge_kind(topology, number)) for number, ends in enumerate(topology.edges)]
+    return {
+        "nodes": [{"x": x, "y": y, "name": name} for (x, y), name in zip(places, names, strict=True)],
+        "edges": [_edge(places[i], places[j]) | {"ends": [i, j], "kind": kind} for i, j, kind in edges],
+        "output": [_edge(places[j], places[-1]) for j in topology.output],
+    }
+
+
+def _edge(start: tuple[float, float], end: tuple[float, float]) -> dict[str, Any]:
+    """A quadratic curve through the same control point as matplotlib's ``arc3``, and the place of its label."""
+    bulge, (dx, dy) = bend(start, end), (end[0] - start[0], end[1] - start[1])
+    t = np.linspace(0, 1, 13 if bulge else 2)
+    x, y = (
+        (a + t * d + 2 * t * (1 - t) * off) for a, d, off in ((start[0], dx, bulge * dy), (start[1], dy, -bulge * dx))
+    )
+    return {"x": x.round(3).tolist(), "y": y.round(3).tolist(), "label": label_place(start, end)}
+
+
+def common() -> dict[str, Any]:
+    """What every player needs: operations and the colours of edges."""
+    return {
+        "operations": list(NAMES),
+        "colours": {kind: f"rgb({', '.join(str(round(255 * c)) for c in colour)})" for kind, colour in KINDS.items()},
+        "minimal": drawing(MINIMAL),
+        "step": explorer.STEP,
+        "quantities": list(explorer.QUANTITIES),
+        "states": explorer.STATES,
+        "titles": {name: title(name, load_reference(name)[0]) for name in searches()},
+    }
+
+
+def costs(state: str) -> str:
+    """A state of the cost explorer: int16, low bytes before high bytes, deflated, in base64."""
+    values = explorer.load()[state].astype("<i2").reshape(-1, 1).view(np.uint8)
+    return base64.b64encode(zlib.compress(values.T.tobytes(), 9)).decode()
+
+
+def scripts() -> dict[str, str]:
+    """The data as scripts, by name: a page opened from disk may load scripts, and nothing else."""
+    contents: dict[str, Any] = {"common": common()}
+    contents |= {name: search(name) for name in searches()}
+    contents |= {f"costs-{state}": costs(state) for state in explorer.STATES}
+    return {
+        f"{name}.js": f"(window.wiring ??= {{}})[{json.dumps(name)}] = {json.dumps(value, separators=(',', ':'))};\n"
+        for name, value in contents.items()
+    }

@@ -1,0 +1,258 @@
+"""The book's Sphinx extension: players, provenance, notes on rerunning, the status page, and the live buttons.
+
+Everything is generated while the book is built, from the records and the notebooks; nothing is executed. Directives::
+
+    player [PRESET ...]     recorded searches to play; all of them without an argument
+    explorer                the cost explorer
+    provenance PRESET ...   how the records of a figure were made
+    rerun CHAPTER           how to run a chapter with other parameters; put at the end of every chapter
+    status                  reference records, execution times, versions
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import plotly
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util.docutils import SphinxDirective
+
+from wiring import explorer, players
+from wiring.chapters import EXECUTION, chapters, parameters
+from wiring.evidence import dropped
+from wiring.operations import NAMES, NONE
+from wiring.records import REFERENCE, Record, load_reference
+
+#: The one variable that makes the book live: the address of its repository.
+REPOSITORY = "WIRING_REPOSITORY"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The table of a player as it stands before, or without, its script."""
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    caption = f"<caption>{escape(caption)}</caption>"
+    return f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+class _Generated(SphinxDirective):
+    """A directive whose content is generated from the recorded runs."""
+
+    final_argument_whitespace = True
+    optional_arguments = 1
+
+    def depend_on(self, *folders: Path) -> None:
+        """Have Sphinx read the page again when a file in these folders, or what generates it, has changed."""
+        for folder in (*folders, Path(__file__)):
+            for path in folder.rglob("*") if folder.is_dir() else [folder]:
+                self.env.note_dependency(str(path))
+
+    def markdown(self, text: str) -> list[nodes.Node]:
+        """What the text says, parsed as the page is."""
+        parsed = nodes.container()
+        self.state.nested_parse(StringList(text.splitlines(), source=self.env.docname), self.content_offset, parsed)
+        return list(parsed.children)
+
+    def records(self, name: str) -> list[Record]:
+        found = load_reference(name)
+        if not found:
+            raise self.error(f"{name!r}: no such reference records")
+        self.depend_on(REFERENCE / name)
+        return found
+
+
+class Player(_Generated):
+    """Recorded searches, played epoch by epoch."""
+
+    def run(self) -> list[nodes.Node]:
+        names = self.arguments[0].split() if self.arguments else players.searches()
+        found = [self.records(name) for name in names]
+        record = found[0][0]
+        epoch = record.experiment.epochs
+        rows = [
+            (f"{number}: {edge[0]} → {edge[1]}", *cells)
+            for (number, edge), cells in zip(enumerate(record.experiment.topology.edges), _state(record), strict=True)
+        ]
+        header = ("edge", "most probable", "its p", "p(None)", "cost (nats)")
+        caption = f"{players.title(names[0], record)}, seed {record.experiment.seed}, epoch {epoch} of {epoch}"
+        attributes = f'data-player="search" data-runs="{" ".join(names)}"'
+        return [_player(attributes, html_table(caption, header, rows))]
+
+
+def _state(record: Record) -> Iterator[tuple[str, str, str, str]]:
+    """A row per edge after the last epoch."""
+    probability = record.arrays["probability"][-1, 0]
+    for p, gone, cost in zip(probability, dropped(probability), players.edge_costs(record)[-1], strict=True):
+        yield NAMES[NONE if gone else p.argmax()], f"{p.max():.3f}", f"{p[NONE]:.3f}", _signed(cost)
+
+
+class Explorer(_Generated):
+    """The cost explorer, on the architecture that it opens with."""
+
+    #: Separable convolutions: what comes back through edge 4 is not zero on edges 0 and 1, and in sum is.
+    chosen = (4, 4, 4, 4, 4)
+    weights = "trained"
+
+    def run(self) -> list[nodes.Node]:
+        self.depend_on(explorer.PATH)
+        values = dict(
+            zip(explorer.QUANTITIES, explorer.load()[self.weights][:, *self.chosen] * explorer.STEP, strict=True)
+        )
+        rows = []
+        for edge, operation in enumerate(self.chosen):
+            direct, through = values[f"direct {edge}"], values.get(f"through {edge}", 0.0)
+            other = _signed(through) if edge < 2 else "none"
+            rows.append((edge, NAMES[operation], _signed(direct), other, _signed(direct + through)))
+        header = ("edge", "operation", "direct path", "through edge 4", "cost (nats)")
+        caption = f"One minimal cell {explorer.STATES[self.weights]}, {explorer.IMAGES} images of digits"
+        attributes = f'data-player="costs" data-chosen="{" ".join(map(str, self.chosen))}" data-state="{self.weights}"'
+        return [_player(attributes, html_table(caption, header, rows))]
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.4f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def _player(attributes: str, content: str) -> nodes.raw:
+    note = "<noscript><p>With JavaScript this table is a picture to play with.</p></noscript>"
+    scroll = (
+        f'<div class="wiring-table" tabindex="0" role="region" aria-label="What is shown, as a table">{content}</div>'
+    )
+    return nodes.raw("", f'<div class="wiring-player" {attributes}>{scroll}{note}</div>', format="html")
+
+
+class Provenance(_Generated):
+    """Which records, command, seeds, date and versions are behind a figure."""
+
+    def run(self) -> list[nodes.Node]:
+        text = "\n\n".join(provenance(name, self.records(name)) for name in self.arguments[0].split())
+        return [nodes.container("", *self.markdown(text), classes=["wiring-provenance"])]
+
+
+def provenance(name: str, records: Sequence[Record]) -> str:
+    """One sentence on how recorded runs were made, in Markdown."""
+    made = [record.provenance for record in records]
+    seeds = [record.experiment.seed for record in records]
+    dates = sorted({str(own["finished"]) for own in made})
+    versions = sorted({f"{key} {number}" for own in made for key, number in own["versions"].items()})
+    return (
+        f"Records: `data/reference/{name}`, seeds {min(seeds)} to {max(seeds)} ({len(seeds)} runs), each made by "
+        f"`python -m wiring run {name} --seed N` on {', '.join(sorted({str(own['data']) for own in made}))}; "
+        f"finished {' to '.join(dict.fromkeys((dates[0], dates[-1])))} with {', '.join(versions)}."
+    )
+
+
+class Rerun(_Generated):
+    """The command that runs a chapter with other parameters, and what these are."""
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        self.depend_on(chapters()[name])
+        rows = [(f"`{key}`", f"`{own.default}`", own.help) for key, own in parameters(name).items()]
+        first = next(iter(parameters(name).items()))
+        text = (
+            f"Download this chapter as a notebook with the button at the top of the page, or, in a checkout, run\n\n"
+            f"```bash\npython -m wiring rerun {name} -p {first[0]} {first[1].default}\n"
+            f"papermill book/{name}.ipynb {name}-again.ipynb -p {first[0]} {first[1].default}\n```\n\n"
+            f"with any of its parameters changed:\n\n{table(('parameter', 'default', 'meaning'), rows)}\n"
+        )
+        return self.markdown(text)
+
+
+class Status(_Generated):
+    """What the book was built from."""
+
+    def run(self) -> list[nodes.Node]:
+        names = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
+        rows = []
+        for name in names:
+            made = [record.provenance for record in self.records(name)]
+            seconds = [own["seconds"] for own in made]
+            dates = sorted(own["finished"] for own in made)
+            data = ", ".join(sorted({own["data"] for own in made}))
+            rows.append((f"`{name}`", len(made), data, f"{min(seconds):.0f} to {max(seconds):.0f}", dates[-1]))
+        records = table(("preset", "seeds", "data", "seconds a run", "finished"), rows)
+        self.depend_on(EXECUTION)
+        times = json.loads(EXECUTION.read_text()) if EXECUTION.exists() else {}
+        times = table(("chapter", "seconds"), [(f"{{doc}}`{name}`", f"{value:.0f}") for name, value in times.items()])
+        packages = ("wiring", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "jupyter-book", "plotly")
+        versions = table(("package", "version"), [(name, version(name)) for name in packages])
+        return self.markdown(
+            f"**Reference records**\n\n{records}\n\n**Execution times**\n\n{times}\n\n**Versions**\n\n{versions}\n"
+        )
+
+
+def _add_rerun(app: Sphinx, name: str, source: list[str]) -> None:
+    """End every chapter with a note on running it again."""
+    if name in chapters():
+        notebook = nbformat.reads(source[0], as_version=4)
+        note = nbformat.v4.new_markdown_cell(f"## Run this chapter again\n\n```{{rerun}} {name}\n```", id="rerun")
+        notebook.cells.append(note)
+        source[0] = nbformat.writes(notebook)
+
+
+def _go_live(app: Sphinx, config: Config) -> None:
+    """Launch buttons, Thebe and links to the source, if the repository is known."""
+    if not (url := os.environ.get(REPOSITORY, "").rstrip("/")):
+        return
+    live = {"repository_url": url, "repository_branch": "main", "path_to_docs": "book"}
+    config.html_theme_options |= live | {
+        "use_repository_button": True,
+        "use_issues_button": True,
+        "launch_buttons": {
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+            "thebe": True,
+        },
+    }
+    config.thebe_config = live
+
+
+def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Load no script twice, which Thebe's cannot bear, and Thebe's not at all where it has no server to ask.
+
+    Docutils calls its citations a list, whose items screen readers then do not find.
+    """
+    context["body"] = context.get("body", "").replace('<div role="list" class="citation-list">', "<div>")
+    live = bool(app.config.thebe_config.get("repository_url"))
+    scripts = dict.fromkeys(context["script_files"])
+    context["script_files"] = [script for script in scripts if live or "thebe" not in f"{script}{script.attributes}"]
+
+
+def _write_assets(app: Sphinx, error: Exception | None) -> None:
+    """Put the plotting library and the players' data where their script finds them."""
+    if error or app.builder.format != "html":
+        return
+    library = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    folder = Path(app.outdir) / "_static" / "players"
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {name: text.encode() for name, text in players.scripts().items()} | {library.name: library.read_bytes()}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    # The theme brings its icons twice, as a font and as a script of 1.5 MB; the font is enough.
+    (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").write_text("")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    for directive in (Player, Explorer, Provenance, Rerun, Status):
+        app.add_directive(directive.__name__.lower(), directive)
+    app.connect("source-read", _add_rerun)
+    app.connect("config-inited", _go_live)
+    app.connect("html-page-context", _mend_page, priority=900)
+    app.connect("build-finished", _write_assets)
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "version": version("wiring")}
