@@ -260,9 +260,6 @@ SWAPPED = complete((1, 2), 2)
 
 # Nearly three times the edges, so half the cells and steps, and α learns twice as fast.
 _P1_DARTS_CELL_REFERENCE = replace(_P1_REFERENCE, topology=TOPOLOGIES["darts"], cells=4, epochs=15, alpha_lr=6e-3)
-# As many steps as P3's runs, whatever the number of images, in one cell: the cost to share out is the last cell's.
-_DOSE_REFERENCE = replace(_P3_REFERENCE, cells=1)
-
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
 PRESETS: dict[str, Experiment] = {
     "p1-quick": _P1_QUICK,
@@ -276,9 +273,6 @@ PRESETS: dict[str, Experiment] = {
     "p1-swapped-reference": replace(_P1_REFERENCE, topology=SWAPPED),
     "p1-darts-cell-reference": _P1_DARTS_CELL_REFERENCE,
     "p1-snas-reference": replace(_P1_REFERENCE, cells=1, searcher="snas"),
-    "single-reference": replace(_DOSE_REFERENCE, level="single"),
-    "dose-1000-reference": replace(_DOSE_REFERENCE, images=1_000, epochs=200),
-    "dose-5000-reference": _DOSE_REFERENCE,
     "theorem2-quick": _THEOREM2_QUICK,
     "initial-reference": _INITIAL_REFERENCE,
     "uniform-reference": _UNIFORM_REFERENCE,
