@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -184,13 +185,14 @@ def test_folder_of_another_experiment_is_refused_with_both_values(here, capsys):
     refused(here, capsys, [*QUICK, "--out", "mine", "--seed", "4"], "mine", "seed", "0 there", "4 here")
 
 
-def test_truncated_checkpoint_is_refused_with_what_to_do(here, capsys):
+def test_truncated_checkpoints_are_refused_with_what_to_do(here, capsys):
     assert call(*QUICK, "--out", "mine") == 0
     (here / "mine/done.json").unlink()
-    checkpoint = here / "mine/checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        checkpoint = here / "mine" / name
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     capsys.readouterr()
-    refused(here, capsys, [*QUICK, "--out", "mine"], "checkpoint.pt", "damaged", "delete it")
+    refused(here, capsys, [*QUICK, "--out", "mine"], "checkpoint.pt", "damaged", "delete it and checkpoint.previous.pt")
 
 
 def test_damaged_record_is_refused_by_the_files_name(here, capsys):
@@ -232,7 +234,7 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on(here, capsys, monkeypatch
 
     def interrupted(folder, state):
         keep(folder, state)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(records, "save_checkpoint", interrupted)

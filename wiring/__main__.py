@@ -1,5 +1,11 @@
 """The command line: ``python -m wiring {run,rerun,presets,verdicts,chapters,bench} ...``."""
 
+import signal
+
+if __name__ == "__main__":
+    # What follows takes seconds to import; until `main` handles it, Ctrl-C ends the program without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import sys
@@ -24,7 +30,8 @@ from wiring.experiments import (
     with_fields,
 )
 from wiring.records import is_done
-from wiring.search import run
+from wiring.search import DeviceFailed, run
+from wiring.signals import Stopped, raised
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -37,7 +44,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 (a bench row missed its bound), 2 (bad input), 130."""
+    """Run one command; returns the exit status.
+
+    0, 1 (a bench row missed its bound), 2 (bad input, or a run, a chapter or its device failed), 130 (Ctrl-C), 143
+    (SIGTERM).
+    """
     parser = Parser(prog="python -m wiring", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="{run,rerun,presets,verdicts,chapters,bench}"
@@ -50,17 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allowed = " ".join(option for action in own._actions for option in action.option_strings)
         parser.error(f"{options.command} has no option {unknown[0]!r}; allowed: {allowed}")
     try:
-        return int(options.call(options) or 0)
+        with raised():
+            return int(options.call(options) or 0)
     except ValidationError as error:
         return _refuse(explain(error))
-    except (ValueError, ArithmeticError) as error:
+    except (ValueError, ArithmeticError, DeviceFailed) as error:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        resumes = "; the same command resumes after the last whole epoch" if options.command == "run" else ""
+    except Stopped as stop:
+        resumes = "; the same command resumes where it was saved" if options.command == "run" else ""
         print(f"wiring: interrupted{resumes}", file=sys.stderr)
-        return 130
+        return stop.status
 
 
 def _refuse(message: str) -> int:
