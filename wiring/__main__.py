@@ -129,13 +129,18 @@ def _add_rerun(commands: Commands) -> None:
         help="a parameter; may be given several times",
     )
     parser.add_argument("--out", type=Path, metavar="NOTEBOOK", help="default: reruns/CHAPTER.ipynb, or -2, -3, ...")
+    _add_timeout(parser)
     parser.set_defaults(call=_rerun)
 
 
 def _rerun(options: argparse.Namespace) -> None:
     from wiring.chapters import rerun
 
-    print(f"wrote {rerun(options.chapter, dict(options.parameters), options.out)}")
+    print(f"wrote {rerun(options.chapter, dict(options.parameters), options.out, options.timeout)}")
+
+
+def _add_timeout(parser: Parser) -> None:
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", help="longest time of a cell (default: no limit)")
 
 
 def _add_presets(commands: Commands) -> None:
@@ -185,13 +190,14 @@ def _verdicts(options: argparse.Namespace) -> None:
 def _add_chapters(commands: Commands) -> None:
     parser = commands.add_parser("chapters", help="execute every chapter (what `make book` does before it builds)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the executed book goes")
+    _add_timeout(parser)
     parser.set_defaults(call=_chapters)
 
 
 def _chapters(options: argparse.Namespace) -> None:
     from wiring.chapters import execute_all
 
-    execute_all(options.out)
+    execute_all(options.out, options.timeout)
 
 
 def _add_bench(commands: Commands) -> None:
