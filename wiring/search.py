@@ -318,15 +318,15 @@ def _finish(search: Search, folder: Path | None) -> None:
             records.save_checkpoint(folder, search.state_dict())
 
     with signals.kept() as arrived, tqdm(total=epochs * steps, initial=done, disable=None, unit="step") as bar:
-        while search.epoch < epochs:
+        while search.epoch < epochs and not arrived:
             bar.set_description(f"epoch {search.epoch + 1}/{epochs}")
             for _ in search.run_epoch():
                 bar.update()
-                if arrived:
+                if arrived and search.step < steps:  # after its last step an epoch is closed first
                     search.check_finite()
-                    save()
-                    raise signals.Stopped(arrived[0])
-            bar.set_postfix(_summary(search))
+                    break
+            else:
+                bar.set_postfix(_summary(search))
             save()
     if arrived:
         raise signals.Stopped(arrived[0])
