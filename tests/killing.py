@@ -20,17 +20,18 @@ from wiring.__main__ import main
 KINDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
-def child(arguments, errors, prepare=lambda: None):
-    """Run the command in a child; returns its process number."""
+def child(arguments, errors, prepare=lambda: None, out=os.devnull):
+    """Run the command in a child that writes into these files; returns its process number."""
     number = os.fork()
     if number == 0:
         status = 99
         try:
-            for target, file in ((1, os.devnull), (2, errors)):
+            for target, file in ((1, out), (2, errors)):
                 os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), target)
             prepare()
             status = main(arguments)
         finally:
+            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
     return number

@@ -84,7 +84,7 @@ def refused(here, capsys, arguments, *parts):
 
 BAD = [
     # what there is to call
-    ([], "{run,rerun,presets,verdicts,chapters,bench}"),
+    ([], "{run,sweep,rerun,presets,verdicts,chapters,bench}"),
     (["fly"], "'fly'", "run", "rerun", "presets"),
     (["--epochs", "3"], "run"),
     (["run"], "preset"),
@@ -312,7 +312,7 @@ def test_presets_are_listed_with_what_is_changed(capsys):
     assert lines[lines.index("p1-paper") + 1 :][:1] == ["    device = cuda"]
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["rerun"], ["presets"], ["chapters"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["sweep"], ["rerun"], ["presets"], ["chapters"], ["bench"]])
 def test_help_goes_to_stdout(capsys, command):
     assert call(*command, "--help") == 0
     out, err = capsys.readouterr()

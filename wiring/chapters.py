@@ -4,11 +4,14 @@ papermill itself only warns of an unknown parameter and takes ``1e-4`` for a tex
 """
 
 import ast
+import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from traitlets.config import Config
 from wiring import datasets
 from wiring.experiments import DESCRIPTIONS, from_texts, preset
 from wiring.records import write
+from wiring.sweep import combinations, cores
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
@@ -144,6 +148,41 @@ def rerun(name: str, given: Mapping[str, str], out: Path | None = None, timeout:
     out.parent.mkdir(parents=True, exist_ok=True)
     _execute(chapter(name), out, values, timeout)
     return out
+
+
+def reruns(name: str, grid: Mapping[str, Sequence[str]], out: Path) -> tuple[int, dict[str, Callable[[], object]], int]:
+    """A chapter's reruns: their number, the tasks of those not finished, how many kernels the machine has cores for.
+
+    Parameters
+    ----------
+    name
+        The chapter.
+    grid
+        For each parameter its values as texts; all combinations are run.
+    out
+        The tasks (:func:`wiring.sweep.sweep`) keep each there as ``NAME-<digest>.ipynb``; until it is whole, and if it
+        fails, as ``.partial.ipynb``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check`, for any of them.
+    """
+    tasks: dict[str, Callable[[], object]] = {}
+    chosen = combinations(grid)
+    for given in chosen:
+        values = check(name, given)
+        path = out / f"{name}-{sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]}.ipynb"
+        if not path.exists():
+            tasks[str(path)] = partial(_execute_whole, chapter(name), path.resolve(), values)
+    return len(chosen), tasks, cores()
+
+
+def _execute_whole(source: Path, out: Path, values: dict[str, Any]) -> None:
+    unfinished = out.with_suffix(".partial.ipynb")
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    _execute(source, unfinished, values)
+    unfinished.replace(out)
 
 
 def execute_all(out: Path, timeout: int | None = None) -> None:
