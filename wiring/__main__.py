@@ -22,6 +22,7 @@ from wiring.experiments import (
     PRESETS,
     Experiment,
     changed,
+    check_device,
     explain,
     from_texts,
     preset,
@@ -146,6 +147,9 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ValueError(f"retries = {options.retries}: must be at least 0")
     if options.name in PRESETS:
         folders = experiments(options.name, grid, out)
+        if options.cluster is None:  # its workers may have other devices
+            for experiment in folders.values():
+                check_device(experiment)
         total, tasks, room = len(folders), runs(folders), min(map(places, folders.values()))
     else:
         from wiring.chapters import chapters, reruns
@@ -156,7 +160,7 @@ def _sweep(options: argparse.Namespace) -> int:
             )
         total, tasks, room = reruns(options.name, grid, out)
     workers = min(room, max(1, len(tasks))) if options.workers is None else options.workers
-    if not 1 <= workers <= room:
+    if options.cluster is None and not 1 <= workers <= room:
         raise ValueError(f"workers = {workers}: allowed: 1 to {room}, as many as there are cores for their threads")
     failures = sweep(tasks, workers, options.cluster, options.retries)
     for name, error in failures.items():

@@ -17,13 +17,15 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
+import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from wiring.experiments import Experiment, check_device, from_texts, preset, to_dict, to_json, with_fields
+from wiring.experiments import Experiment, from_texts, preset, to_dict, to_json, with_fields
 from wiring.records import Record, check_run, is_done, load, write
 from wiring.search import run
+from wiring.supernet import Supernet
 
 #: How often a local worker may die before the runs that are left are given up; what Dask allows a task by default.
 DEATHS = 3
@@ -112,7 +114,8 @@ def experiments(name: str, grid: Mapping[str, Sequence[str]], out: Path) -> dict
     if len(folders) < len(found):
         raise ValueError(f"grid = {dict(grid)}: two of its {len(found)} runs are the same; give each value once")
     for folder, e in folders.items():
-        check_device(e)
+        with torch.device("meta"):  # takes no memory
+            Supernet(e.topology, e.cells, e.channels, classes=2, reductions=e.reductions)
         check_run(folder, e)
     return folders
 
