@@ -152,18 +152,19 @@ class Search:
 
     def check_finite(self) -> None:
         """Raise Diverged if a loss or cost of the epoch so far was not finite; waits for the device."""
-        first = min(float(own.first_bad) for own in self.measured)
-        if first < torch.inf:
-            e = self.experiment
+        bad = ~torch.stack([own.totals for own in self.measured]).isfinite().all(0)
+        if bad.any():
+            e, first = self.experiment, int(bad.int().argmax()) + 1
             raise Diverged(
-                f"loss or cost is not finite in epoch {self.epoch + 1}, step {int(first) + 1} of {self.steps()}; try a "
+                f"loss or cost is not finite in epoch {self.epoch + 1}, step {first} of {len(bad)}; try a "
                 f"smaller theta_lr ({e.theta_lr}), alpha_lr ({e.alpha_lr}) or clip ({e.clip})"
             )
 
     def _begin_epoch(self) -> None:
         self.step = 0
         self.shuffle = self.generators["batches"].get_state()
-        self.measured: Any = nn.ModuleList(_Measured(self.supernet.shape) for _ in self.phases).to(self.device)
+        measured = [_Measured(self.supernet.shape, self.steps()) for _ in self.phases]
+        self.measured: Any = nn.ModuleList(measured).to(self.device)
 
     def _learn(
         self, images: Images, labels: Labels, learners: tuple[str, ...], temperature: float, probe: CostProbe
@@ -383,18 +384,18 @@ def _distribution(e: Experiment, kinds: list[int]) -> Distribution:
 class _Measured(nn.Module):
     """What an epoch's steps have shown of one split so far.
 
-    ``sums`` has shape (groups, 5), see ``_sums``; ``first_bad`` is the first step with a loss or cost that is not
-    finite, or infinity.
+    ``sums`` has shape (groups, 5), see ``_sums``; ``totals`` has for every step a number that is finite as long as all
+    losses and costs were.
     """
 
     sums: Tensor
-    first_bad: Tensor
+    totals: Tensor
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], steps: int) -> None:
         super().__init__()
         self.cost, self.cell_cost = Statistics(shape), Statistics(shape[:1])
         self.register_buffer("sums", torch.zeros(len(GROUPS), 5, dtype=torch.float64))
-        self.register_buffer("first_bad", torch.tensor(torch.inf))
+        self.register_buffer("totals", torch.zeros(steps, dtype=torch.float64))
 
     def update(
         self,
@@ -407,8 +408,7 @@ class _Measured(nn.Module):
         self.sums += sums
         self.cost.update(costs)
         self.cell_cost.update(cell_costs)
-        bad = ~(sums.sum() + costs.nansum()).isfinite()
-        self.first_bad = torch.where(bad & (self.first_bad > step), step, self.first_bad)
+        self.totals[step] = self.sums.sum() + self.cost.total.sum()
 
 
 def _sums(
