@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -82,7 +84,7 @@ def refused(here, capsys, arguments, *parts):
 
 BAD = [
     # what there is to call
-    ([], "{run,rerun,presets,verdicts,chapters,bench,explorer,logo}"),
+    ([], "{run,sweep,rerun,presets,verdicts,chapters,bench,explorer,logo}"),
     (["fly"], "'fly'", "run", "rerun", "presets"),
     (["--epochs", "3"], "run"),
     (["run"], "preset"),
@@ -150,6 +152,8 @@ BAD = [
     (["rerun", "tiny", "--out", "there.ipynb"], "there.ipynb", "exists"),
     (["rerun", "tiny", "--out", "new.txt"], "new.txt", ".ipynb"),
     (["rerun", "tiny", "--epochs", "3"], "--epochs", "-p"),
+    (["rerun", "tiny", "--timeout", "0"], "timeout = 0", "at least 1"),
+    (["chapters", "--out", "fresh", "--timeout", "-1"], "timeout = -1", "at least 1"),
     # bench
     (["bench", "--repeats", "0"], "repeats", "0", "1"),
     (["bench", "--repeats", "few"], "--repeats", "'few'", "int"),
@@ -184,13 +188,14 @@ def test_folder_of_another_experiment_is_refused_with_both_values(here, capsys):
     refused(here, capsys, [*QUICK, "--out", "mine", "--seed", "4"], "mine", "seed", "0 there", "4 here")
 
 
-def test_truncated_checkpoint_is_refused_with_what_to_do(here, capsys):
+def test_truncated_checkpoints_are_refused_with_what_to_do(here, capsys):
     assert call(*QUICK, "--out", "mine") == 0
     (here / "mine/done.json").unlink()
-    checkpoint = here / "mine/checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        checkpoint = here / "mine" / name
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     capsys.readouterr()
-    refused(here, capsys, [*QUICK, "--out", "mine"], "checkpoint.pt", "damaged", "delete it")
+    refused(here, capsys, [*QUICK, "--out", "mine"], "checkpoint.pt", "damaged", "delete it and checkpoint.previous.pt")
 
 
 def test_damaged_record_is_refused_by_the_files_name(here, capsys):
@@ -198,6 +203,17 @@ def test_damaged_record_is_refused_by_the_files_name(here, capsys):
     (here / "mine/scalars.csv").write_text("epoch\n1\n")
     capsys.readouterr()
     refused(here, capsys, [*QUICK, "--out", "mine"], "scalars.csv", "damaged")
+
+
+#: A program that runs the command line on another book.
+BOOK_OF = """
+import sys
+from pathlib import Path
+from wiring import chapters
+from wiring.__main__ import main
+chapters.BOOK = Path(sys.argv[1])
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 def python_m_wiring(folder, *arguments):
@@ -232,7 +248,7 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on(here, capsys, monkeypatch
 
     def interrupted(folder, state):
         keep(folder, state)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(records, "save_checkpoint", interrupted)
@@ -296,7 +312,7 @@ def test_presets_are_listed_with_what_is_changed(capsys):
     assert lines[lines.index("p1-paper") + 1 :][:1] == ["    device = cuda"]
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["rerun"], ["presets"], ["chapters"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["sweep"], ["rerun"], ["presets"], ["chapters"], ["bench"]])
 def test_help_goes_to_stdout(capsys, command):
     assert call(*command, "--help") == 0
     out, err = capsys.readouterr()
@@ -320,7 +336,7 @@ def test_rerun_executes_a_chapter_with_the_parameter(here, capsys):
 
 
 def test_rerun_keeps_earlier_reruns(here, monkeypatch):
-    monkeypatch.setattr(chapters, "_execute", lambda source, out, values: out.write_text(str(values)))
+    monkeypatch.setattr(chapters, "_execute", lambda source, out, values, timeout: out.write_text(str(values)))
     for epochs in "345":
         assert call("rerun", "tiny", "-p", "epochs", epochs) == 0
     assert sorted(snapshot(here / "reruns")) == ["tiny-2.ipynb", "tiny-3.ipynb", "tiny.ipynb"]
@@ -334,12 +350,40 @@ def test_failing_cell_is_named_with_its_chapter_in_one_line(here, capsys):
     assert (here / "out.ipynb").exists()
 
 
-def test_failing_chapter_fails_the_book_and_its_file_stays(here, capsys):
+@pytest.mark.parametrize(
+    ("cell", "timeout", "reason"),
+    [("import os; os._exit(1)", (), "its kernel died"), ("while True: pass", ("--timeout", "2"), "took more than 2 s")],
+)
+def test_dead_kernel_and_endless_cell_are_named_and_the_notebook_is_kept(here, capsys, cell, timeout, reason):
+    notebook(here / "book/bad.ipynb", "epochs: int = 2", "print(epochs)", cell, "print('never')")
+    assert call("rerun", "bad", *timeout) == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last == f"wiring: chapter 'bad', cell 3: {reason}"
+    kept = nbformat.read(here / "reruns/bad.ipynb", as_version=4)
+    assert kept.cells[1].outputs[0].text == "2\n"
+    assert kept.cells[3].outputs == []
+
+
+def test_two_chapters_run_in_one_folder_at_the_same_time_and_leave_nothing_there(here):
+    with ThreadPoolExecutor() as pool:
+        command = [sys.executable, "-c", BOOK_OF, str(here / "book"), "rerun", "tiny", "--out"]
+        runs = [pool.submit(subprocess.run, [*command, f"out/{k}.ipynb"], cwd=here, check=True) for k in range(2)]
+    assert [run.result().returncode for run in runs] == [0, 0]
+    assert sorted(snapshot(here / "out")) == ["0.ipynb", "1.ipynb"]
+    assert [path for path in snapshot(here) if "kernel" in path or "ipc" in path] == []
+
+
+def test_failing_chapter_fails_the_book_and_its_file_stays(here, capsys, monkeypatch):
+    (here / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(here / "temporary"))
     before = snapshot(here / "book")
     assert call("chapters", "--out", "fresh") not in (0, None)
     err = capsys.readouterr().err
-    assert all(part in err for part in ("'broken'", "ZeroDivisionError"))
+    assert all(part in err for part in ("'broken'", "cell 2", "ZeroDivisionError"))
     assert "'tiny'" not in err
+    (kept,) = (here / "temporary").glob("*/*.ipynb")
+    assert str(kept.parent) in err
+    assert nbformat.read(kept, as_version=4).cells[-2].outputs[-1].ename == "ZeroDivisionError"
     fresh = snapshot(here / "fresh")
     assert snapshot(here / "book") == before
     assert fresh["broken.ipynb"] == before["broken.ipynb"]

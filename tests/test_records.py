@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from wiring.experiments import Experiment, to_json
 from wiring.records import (
+    CHECKPOINT,
     FORMAT,
     Record,
     RecordError,
@@ -275,8 +276,14 @@ def test_checkpoint_of_something_else_is_refused(folder, content):
 
 
 def test_checkpoint_of_a_newer_format_is_refused(folder):
-    torch.save({"format": FORMAT + 1, **STATE}, folder / "checkpoint.pt")
-    assert f"format {FORMAT + 1}" in refusal(folder, load_checkpoint)
+    content = (folder / "checkpoint.pt").read_bytes()[:-32].replace(CHECKPOINT, b"wiring checkpoint 3\n")
+    (folder / "checkpoint.pt").write_bytes(content + hashlib.sha256(content).digest())
+    assert "'wiring checkpoint 2'" in refusal(folder, load_checkpoint)
+
+
+def test_checkpoint_of_the_older_format_is_refused(folder):
+    torch.save({"format": 1, **STATE}, folder / "checkpoint.pt")
+    assert "format 1" in refusal(folder, load_checkpoint)
 
 
 # nothing is executed
@@ -298,8 +305,9 @@ def archive_of(bomb):
 
 def torch_zip_of(bomb):
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "state": bomb}, buffer)
-    return buffer.getvalue()
+    torch.save({"state": bomb}, buffer)
+    content = CHECKPOINT + buffer.getvalue()
+    return content + hashlib.sha256(content).digest()
 
 
 def test_the_bomb_does_explode_where_pickle_reads_it(tmp_path):

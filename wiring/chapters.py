@@ -9,14 +9,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
@@ -24,6 +26,7 @@ from traitlets.config import Config
 from wiring import datasets
 from wiring.experiments import DESCRIPTIONS, from_texts, preset
 from wiring.records import write
+from wiring.sweep import combinations, cores
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
@@ -33,9 +36,6 @@ EXECUTION = BOOK / "execution.json"
 #: reads no annotation with a bar).
 TYPES: dict[str, Any] = {kind.__name__: kind for kind in (bool, int, float, str)}
 TYPES |= {f"{name}|None": kind | None for name, kind in TYPES.items()}
-
-#: A kernel that other users of the machine cannot reach; over TCP ipykernel warns that they could.
-_PRIVATE = Config({"KernelManager": {"transport": "ipc"}})
 
 
 class ChapterError(ValueError):
@@ -114,7 +114,7 @@ def check(name: str, given: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def rerun(name: str, given: Mapping[str, str], out: Path | None = None) -> Path:
+def rerun(name: str, given: Mapping[str, str], out: Path | None = None, timeout: int | None = None) -> Path:
     """Execute a chapter with other parameters and keep it as a notebook of its own.
 
     Parameters
@@ -125,6 +125,8 @@ def rerun(name: str, given: Mapping[str, str], out: Path | None = None) -> Path:
         Parameters as texts.
     out
         The notebook to write; by default the first free ``reruns/NAME.ipynb``, ``reruns/NAME-2.ipynb``, ...
+    timeout
+        Seconds that a cell may take; ``None`` is no limit.
 
     Returns
     -------
@@ -134,8 +136,8 @@ def rerun(name: str, given: Mapping[str, str], out: Path | None = None) -> Path:
     Raises
     ------
     ChapterError
-        Before anything runs: as :func:`check`, or ``out`` exists. If a cell fails: naming it; the notebook, as
-        far as it got, is kept.
+        Before anything runs: as :func:`check`, or ``out`` exists. If a cell fails, takes too long or its kernel dies:
+        naming it; the notebook, as far as it got, is kept.
     """
     values = check(name, given)
     if out is None:
@@ -145,58 +147,123 @@ def rerun(name: str, given: Mapping[str, str], out: Path | None = None) -> Path:
         raise ChapterError(f"{out} exists; choose another file, nothing is overwritten")
     elif out.suffix != ".ipynb":
         raise ChapterError(f"out = {str(out)!r}: a notebook's name ends in .ipynb")
+    check_timeout(timeout)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _execute(chapter(name), out, values)
+    _execute(chapter(name), out, values, timeout)
     return out
 
 
-def execute_all(out: Path) -> None:
+def reruns(name: str, grid: Mapping[str, Sequence[str]], out: Path) -> tuple[int, dict[str, Callable[[], object]], int]:
+    """A chapter's reruns: their number, the tasks of those not finished, how many kernels the machine has cores for.
+
+    Parameters
+    ----------
+    name
+        The chapter.
+    grid
+        For each parameter its values as texts; all combinations are run.
+    out
+        The tasks (:func:`wiring.sweep.sweep`) keep each there as ``NAME-<digest>.ipynb``; until it is whole, and if it
+        fails, as ``.partial.ipynb``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check`, for any of them.
+    """
+    tasks: dict[str, Callable[[], object]] = {}
+    chosen = combinations(grid)
+    for given in chosen:
+        values = check(name, given)
+        path = out / f"{name}-{sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]}.ipynb"
+        if not path.exists():
+            tasks[str(path)] = partial(_execute_whole, chapter(name), path.resolve(), values)
+    return len(chosen), tasks, cores()
+
+
+def _execute_whole(source: Path, out: Path, values: dict[str, Any]) -> None:
+    unfinished = out.with_suffix(".partial.ipynb")
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    _execute(source, unfinished, values)
+    unfinished.replace(out)
+
+
+def execute_all(out: Path, timeout: int | None = None) -> None:
     """Copy the book to ``out`` with every chapter executed afresh at its own parameters; ``out`` may be the book.
+
+    Parameters
+    ----------
+    out
+        The folder to write.
+    timeout
+        Seconds that a cell may take; ``None`` is no limit.
 
     Raises
     ------
     ChapterError
-        After all chapters have run, naming those that failed; their files in ``out`` are as they were.
+        After all chapters have run, naming those that failed, each with its cell, and the folder where their notebooks
+        are kept as far as they got; their files in ``out`` are as they were.
     """
     if not chapters():
         raise ChapterError(f"no chapters: there is no source checkout at {BOOK.parent}")
+    check_timeout(timeout)
     if out.resolve() != BOOK:
         shutil.copytree(BOOK, out, dirs_exist_ok=True)
     failures, seconds = [], {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, (name, path) in enumerate(chapters().items(), 1):
-            print(f"chapter {number}/{len(chapters())}: {name}", flush=True)
-            executed = Path(scratch) / path.name
-            started = time.perf_counter()
-            try:
-                _execute(path, executed, {})
-            except ChapterError as error:
-                failures.append(str(error))
-                continue
-            seconds[name] = round(time.perf_counter() - started, 1)
-            write(out, path.name, _without_run_metadata(executed).encode())
+    scratch = Path(tempfile.mkdtemp(prefix="wiring-chapters-"))
+    for number, (name, path) in enumerate(chapters().items(), 1):
+        print(f"chapter {number}/{len(chapters())}: {name}", flush=True)
+        executed = scratch / path.name
+        started = time.perf_counter()
+        try:
+            _execute(path, executed, {}, timeout)
+        except ChapterError as error:
+            failures.append(str(error))
+            continue
+        seconds[name] = round(time.perf_counter() - started, 1)
+        write(out, path.name, _without_run_metadata(executed).encode())
+        executed.unlink()
     write(out, EXECUTION.name, json.dumps(seconds, indent=1).encode() + b"\n")
     if failures:
-        raise ChapterError("; ".join(failures))
+        raise ChapterError(f"{'; '.join(failures)}; kept in {scratch}")
+    scratch.rmdir()
 
 
-def _execute(source: Path, out: Path, values: dict[str, Any]) -> None:
-    try:
-        papermill.execute_notebook(
-            str(source),
-            str(out),
-            parameters=values,
-            cwd=str(Path.cwd()),
-            kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
-            config=_PRIVATE,
-        )
-    except PapermillExecutionError as error:
-        raise ChapterError(
-            f"chapter {source.stem!r}, cell {error.exec_count}: {error.ename}: {error.evalue}"
-        ) from error
-    except DeadKernelError as error:
-        raise ChapterError(f"chapter {source.stem!r}: its kernel died") from error
+def check_timeout(timeout: int | None) -> None:
+    """Raise ChapterError where that is no number of seconds."""
+    if timeout is not None and timeout < 1:
+        raise ChapterError(f"timeout = {timeout}: must be at least 1 (seconds)")
+
+
+def _execute(source: Path, out: Path, values: dict[str, Any], timeout: int | None = None) -> None:
+    """Execute a notebook in a kernel of its own; ``out`` is written cell by cell."""
+    # Sockets of its own, short enough for a socket's name: in the working folder two kernels would share them. Other
+    # users of the machine cannot reach them; over TCP ipykernel warns that they could.
+    with tempfile.TemporaryDirectory(prefix="wiring-", ignore_cleanup_errors=True) as sockets:
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(out),
+                parameters=values,
+                cwd=str(Path.cwd()),
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty(),
+                execution_timeout=timeout,
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+            )
+        except PapermillExecutionError as error:
+            raise ChapterError(
+                f"chapter {source.stem!r}, cell {error.exec_count}: {error.ename}: {error.evalue}"
+            ) from error
+        except (DeadKernelError, CellTimeoutError) as error:
+            reason = "its kernel died" if isinstance(error, DeadKernelError) else f"took more than {timeout} s"
+            raise ChapterError(f"chapter {source.stem!r}, cell {_started(out)}: {reason}") from error
+
+
+def _started(path: Path) -> int:
+    """How many code cells of a notebook were started."""
+    cells = nbformat.read(path, as_version=4).cells
+    return sum(cell.cell_type == "code" and bool(cell.metadata.papermill.get("start_time")) for cell in cells)
 
 
 def _without_run_metadata(path: Path) -> str:

@@ -257,7 +257,7 @@ def _missing(costs: Tensor, active: Tensor) -> Tensor:
     return costs.detach().masked_fill(~active, torch.nan)
 
 
-class Statistics:
+class Statistics(nn.Module):
     """Count, mean, minimum and maximum of values over steps, NaN left out; stays on the values' device.
 
     Parameters
@@ -268,11 +268,16 @@ class Statistics:
         Where it lives.
     """
 
+    count: Tensor
+    total: Tensor
+    low: Tensor
+    high: Tensor
+
     def __init__(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
-        self.count = torch.zeros(shape, device=device)
-        self.total = torch.zeros(shape, device=device)
-        self.low = torch.full(shape, torch.inf, device=device)
-        self.high = torch.full(shape, -torch.inf, device=device)
+        super().__init__()
+        start = {"count": 0.0, "total": 0.0, "low": torch.inf, "high": -torch.inf}
+        for name, value in start.items():
+            self.register_buffer(name, torch.full(shape, value, device=device))
 
     def update(self, values: Tensor) -> None:
         """Add one step's values; nothing waits for the device."""

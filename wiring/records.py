@@ -2,35 +2,53 @@
 
 A run's folder holds::
 
-    experiment.json   what was asked for; written first
-    checkpoint.pt     the whole state of the search after its last finished epoch
-    scalars.csv       one row per epoch, split and group of images          } written when
-    arrays.npz        α, probabilities and costs, first axis the epoch      } the search
-    done.json         provenance and all three checksums; written last      } ends
+    experiment.json          what was asked for; written first
+    checkpoint.pt            the whole state of the search after its last epoch, or where it was stopped
+    checkpoint.previous.pt   the checkpoint before, should the last one be damaged
+    scalars.csv              one row per epoch, split and group of images          } written when
+    arrays.npz               α, probabilities and costs, first axis the epoch      } the search
+    done.json                provenance and all checksums; written last            } ends
+    .lock                    held by the process that runs it; empty
 
-Every file is written under a temporary name and renamed, so that it is whole or not there. Nothing is ever read
-with pickle.
+Every file is written under a temporary name, flushed to the disk and renamed, so that it is whole or not there. What
+is read is a plain file of that folder, of a bounded size and with the right checksum; nothing is read with pickle.
 """
 
 import hashlib
 import io
 import json
+import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from wiring.experiments import Experiment, explain, from_json, to_dict, to_json
 
-#: Raised by one whenever a folder of an older format would be misread.
-FORMAT = 1
+#: Raised by one whenever a record of an older format would be misread. In format 1 the provenance had no checksum.
+FORMAT = 2
+#: A checkpoint is this line, torch's archive, and the SHA-256 of both; its number is raised like ``FORMAT``.
+CHECKPOINT = b"wiring checkpoint 2\n"
+#: The newest first.
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+#: No file of a run is ever larger, in bytes; one that is larger is not read.
+LARGEST = {
+    "experiment.json": 2**20,
+    "done.json": 2**20,
+    "scalars.csv": 2**28,
+    "arrays.npz": 2**32,
+    **dict.fromkeys(CHECKPOINTS, 2**34),
+}
 #: The groups of images that scalars are given for: all, and split by whether the logits' maximum is the label.
 GROUPS = ("all", "correct", "wrong")
 
@@ -68,21 +86,61 @@ class Record:
     provenance: Mapping[str, Any]
 
 
+class Damaged(RecordError):
+    """A file that is not, to the last bit, what was written."""
+
+
 def write(folder: Path, name: str, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all. Raises OSError, which names the file; what was there before then stays."""
     temporary = folder / f".{name}.partial"
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / name)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _flush(folder)
+    except OSError as error:
+        # A full disk does not say which file it had no room for.
+        raise OSError(error.errno, error.strerror, str(folder / name)) from error
+
+
+def _flush(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes off a run's folder, which is made; the system ends the lock with the process.
+
+    Raises
+    ------
+    RecordError
+        If another process runs there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RecordError(f"{folder} is in use: another process runs there; wait for it or choose another") from error
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.release()
 
 
-def open_run(folder: Path, experiment: Experiment) -> None:
-    """Make the folder of a run, or make sure that it is this experiment's.
+def check_run(folder: Path, experiment: Experiment) -> None:
+    """Make sure that a folder holds this experiment or nothing; writes nothing.
 
     Raises
     ------
@@ -97,11 +155,19 @@ def open_run(folder: Path, experiment: Experiment) -> None:
                 f"{folder} holds another experiment: {name} = {there[name]!r} there, {here[name]!r} here; "
                 "choose another folder"
             )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecordError(f"{folder} is not a run folder (no experiment.json) and not empty; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder, "experiment.json", to_json(experiment).encode())
+    elif folder.exists():
+        # A process that was killed before its first file leaves these two.
+        ours = {".lock", ".experiment.json.partial"}
+        if not folder.is_dir() or any(path.name not in ours for path in folder.iterdir()):
+            raise RecordError(f"{folder} is not a run folder (no experiment.json) and not empty; choose another folder")
+
+
+def open_run(folder: Path, experiment: Experiment) -> None:
+    """Make the folder of a run, or make sure that it is this experiment's. Raises as :func:`check_run`."""
+    check_run(folder, experiment)
+    if not (folder / "experiment.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder, "experiment.json", to_json(experiment).encode())
 
 
 def is_done(folder: Path) -> bool:
@@ -109,36 +175,111 @@ def is_done(folder: Path) -> bool:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint and keep the one before, which goes only when this one has been read back."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    write(folder, "checkpoint.pt", buffer.getvalue())
+    torch.save(state, buffer)
+    content = CHECKPOINT + buffer.getvalue()
+    newest, previous = (folder / name for name in CHECKPOINTS)
+    write(folder, f"{newest.name}.new", content + hashlib.sha256(content).digest())
+    _payload(folder / f"{newest.name}.new", LARGEST[newest.name])
+    if newest.exists():
+        newest.replace(previous)
+    (folder / f"{newest.name}.new").replace(newest)
+    _flush(folder)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The last checkpoint, on the CPU, or None if there is none.
 
+    If the newest is damaged, it is set aside, as ``checkpoint.damaged-<digest>.pt``, and the one before is taken.
+
     Raises
     ------
     RecordError
-        If it is damaged or of another format.
+        If there is no undamaged one, or the newest is of another format.
     """
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        return None
-    damaged = f"{path} is damaged: delete it to start this run again, or restore it"
+    damaged: list[Path] = []
+    for path in (folder / name for name in CHECKPOINTS):
+        if path.exists():
+            try:
+                state = _checkpoint(path)
+            except Damaged:
+                damaged.append(path)
+                continue
+            for other in damaged:
+                aside = other.with_name(f"checkpoint.damaged-{hashlib.sha256(other.read_bytes()).hexdigest()[:8]}.pt")
+                other.replace(aside)
+                logging.getLogger(__name__).warning(
+                    "wiring: %s is damaged; it is kept as %s, and the run goes on from the checkpoint before",
+                    *(other, aside.name),
+                )
+            return state
+    if damaged:
+        all_of_them = " and ".join(["it", *(path.name for path in damaged[1:])])
+        raise Damaged(f"{damaged[0]} is damaged: delete {all_of_them} to start this run again, or restore it")
+    return None
+
+
+def _payload(path: Path, largest: int) -> bytes:
+    """The archive in a checkpoint. Raises RecordError: damaged, or of another format."""
+    content = _read(path, largest)
+    if content.startswith(b"PK"):  # the archive alone
+        raise RecordError(f"{path} has format 1; this version of wiring reads {CHECKPOINT.split()[-1].decode()}")
+    head, _, rest = content.partition(b"\n")
+    if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        raise Damaged(f"{path} is damaged")
+    if head + b"\n" != CHECKPOINT:
+        own = CHECKPOINT.decode().strip()
+        raise RecordError(f"{path} is no checkpoint that this version of wiring reads ({own!r} is)")
+    return rest[:-32]
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    content = _payload(path, LARGEST[path.name])
     try:
-        # A checkpoint is a zip archive; torch writes the checksums of its members but does not compare them.
-        with ZipFile(path) as archive:
-            intact = archive.testzip() is None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        version = state["format"]
-    except Exception as error:  # whatever a broken archive makes zipfile, torch or a mapping raise
-        raise RecordError(damaged) from error
-    if not intact:
-        raise RecordError(damaged)
-    if version != FORMAT:
-        raise RecordError(f"{path} has format {version}; this version of wiring reads {FORMAT}")
+        _check_archive(content)
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken archive makes zipfile or torch raise
+        raise Damaged(f"{path} is damaged: {type(error).__name__}") from error
     return state
+
+
+def _read(path: Path, largest: int) -> bytes:
+    """The content of a plain file of a run's folder. Raises RecordError: missing, or nothing that a run wrote."""
+    try:
+        if not path.is_file() or path.resolve().parent != path.parent.resolve():
+            raise RecordError(f"{path} is {'no plain file of its folder' if path.exists() else 'missing'}")
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > largest:
+        raise RecordError(f"{path} is larger than {largest} bytes, which no run writes")
+    return content
+
+
+def _check_archive(content: bytes) -> None:
+    """Raise ValueError where a zip archive would unpack to more than its own size, as none that we write does."""
+    with ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != ZIP_STORED for member in members):
+            raise ValueError("a member is compressed")
+        if sum(member.file_size for member in members) > len(content):
+            raise ValueError("its members are larger than it")
+
+
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an npz archive. Raises ValueError, also where a header says more than its member holds."""
+    _check_archive(content)
+    with ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+                    raise ValueError(f"{member.filename} is not as large as its header says")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def save(folder: Path, record: Record) -> None:
@@ -153,9 +294,13 @@ def save(folder: Path, record: Record) -> None:
     }
     for name in ("scalars.csv", "arrays.npz"):
         write(folder, name, contents[name])
-    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    done = {"format": FORMAT, "provenance": dict(record.provenance), "sha256": checksums}
+    done = {"format": FORMAT, "provenance": dict(record.provenance), "sha256": _checksums(contents, record.provenance)}
     write(folder, "done.json", json.dumps(done, indent=1).encode())
+
+
+def _checksums(contents: Mapping[str, bytes], provenance: Mapping[str, Any]) -> dict[str, str]:
+    parts = {**contents, "provenance": json.dumps(dict(provenance), sort_keys=True).encode()}
+    return {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
 
 
 def load(folder: Path | str) -> Record:
@@ -170,27 +315,31 @@ def load(folder: Path | str) -> Record:
     experiment = _experiment(folder)
     if not is_done(folder):
         raise RecordError(f"{folder} holds an unfinished run; start the same experiment there to finish it")
+    path = folder / "done.json"
     try:
-        done = json.loads((folder / "done.json").read_bytes())
+        done = json.loads(_read(path, LARGEST["done.json"]))
         version, checksums, provenance = done["format"], dict(done["sha256"]), dict(done["provenance"])
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise RecordError(f"{folder / 'done.json'} is damaged") from error
-    if version != FORMAT:
-        raise RecordError(f"{folder} has format {version}; this version of wiring reads {FORMAT}")
-    contents = {}
-    for name in ("experiment.json", "scalars.csv", "arrays.npz"):
-        try:
-            contents[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise RecordError(f"{folder / name} is missing") from error
-        if hashlib.sha256(contents[name]).hexdigest() != checksums.get(name):
-            raise RecordError(f"{folder / name} is damaged: it is not the file that the run wrote")
+    except RecordError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged") from error
+    if version not in (1, FORMAT):
+        raise RecordError(f"{folder} has format {version}; this version of wiring reads 1 to {FORMAT}")
+    names = ("experiment.json", "scalars.csv", "arrays.npz")
+    contents = {name: _read(folder / name, LARGEST[name]) for name in names}
+    expected = _checksums(contents, provenance)
+    if version == 1:
+        del expected["provenance"]
+    if checksums.keys() != expected.keys() or checksums.get("provenance") != expected.get("provenance"):
+        raise Damaged(f"{path} is damaged: it is not the file that the run wrote")
+    for name in names:
+        if checksums[name] != expected[name]:
+            raise Damaged(f"{folder / name} is damaged: it is not the file that the run wrote")
     try:
-        with np.load(io.BytesIO(contents["arrays.npz"]), allow_pickle=False) as archive:
-            arrays = dict(archive)
+        arrays = _arrays(contents["arrays.npz"])
         scalars = pd.read_csv(io.BytesIO(contents["scalars.csv"]))
     except (ValueError, BadZipFile) as error:
-        raise RecordError(f"{folder} is damaged: {error}") from error
+        raise Damaged(f"{folder} is damaged: {error}") from error
     return Record(experiment, scalars, arrays, provenance)
 
 
@@ -202,11 +351,9 @@ def load_reference(name: str) -> list[Record]:
 
 def _experiment(folder: Path) -> Experiment:
     path = folder / "experiment.json"
+    if not path.exists():
+        raise RecordError(f"{folder} is not a run folder: it has no experiment.json")
     try:
-        return from_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise RecordError(f"{folder} is not a run folder: it has no experiment.json") from error
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+        return from_json(_read(path, LARGEST[path.name]))
     except ValidationError as error:
-        raise RecordError(f"{path} is damaged: {explain(error)}") from error
+        raise Damaged(f"{path} is damaged: {explain(error)}") from error

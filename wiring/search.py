@@ -1,17 +1,19 @@
 """The search: θ and α trained together, on the same images (single-level) or on two halves (bi-level).
 
 >>> record = run(PRESETS["p1-quick"])                    # in memory
->>> record = run(PRESETS["p1-reference"], "runs/p1")     # on disk, and resumed where it stopped
+>>> record = run(PRESETS["p1-reference"], "runs/p1")     # on disk, and resumed where it stopped, to the same bits
 """
 
 import ctypes
 import hashlib
 import platform
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from wiring import datasets, records
+from wiring import datasets, records, signals
 from wiring.costs import CostProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader
 from wiring.distributions import SEARCHERS, Distribution, Uniform
@@ -41,8 +43,16 @@ LEVELS = {
 }
 
 
+#: Where the weights are drawn: torch's global generator, which the threads of a process share.
+_WEIGHTS = threading.Lock()
+
+
 class Diverged(ArithmeticError):
-    """The loss is no longer a number."""
+    """The loss or a cost is no longer a number."""
+
+
+class DeviceFailed(RuntimeError):
+    """Out of memory, or the device is lost; the last checkpoint stays."""
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
@@ -52,7 +62,7 @@ def generator(seed: int, purpose: str) -> torch.Generator:
 
 
 class Search:
-    """A search between two epochs: everything that :meth:`state_dict` must hold to go on exactly.
+    """A search between two steps: everything that :meth:`state_dict` must hold to go on exactly.
 
     Parameters
     ----------
@@ -78,7 +88,7 @@ class Search:
             for (split, _), part in zip(self.phases, parts, strict=True)
         }
 
-        with torch.random.fork_rng(devices=[]):
+        with _WEIGHTS, torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reach the caller's CUDA generators too.
             torch.default_generator.manual_seed(generator(e.seed, "weights").initial_seed())
             channels = dataset.pixels.shape[-1]
@@ -102,42 +112,59 @@ class Search:
         self.seconds = 0.0
         self.history: dict[str, list[Tensor]] = {"alpha": [], "probability": []}
         self._remember_alpha()
+        self._begin_epoch()
 
     def steps(self) -> int:
         """Steps of an epoch."""
         return min(len(loader) for loader in self.loaders.values())
 
     def run_epoch(self) -> Iterator[None]:
-        """One epoch, step by step."""
-        started = time.perf_counter()
-        e, shape = self.experiment, self.supernet.shape
+        """The epoch, or what is left of it, step by step.
+
+        Raises
+        ------
+        Diverged
+            When the epoch is over: if a loss or cost in it was not finite.
+        """
+        e = self.experiment
         progress = self.epoch / max(1, e.epochs - 1)
         temperature = e.temperature * (e.final_temperature / e.temperature) ** progress
-        splits = [split for split, _ in self.phases]
-        costs = {split: Statistics(shape, self.device) for split in splits}
-        cell_costs = {split: Statistics(shape[:1], self.device) for split in splits}
-        sums = {split: torch.zeros(len(GROUPS), 5, dtype=torch.float64, device=self.device) for split in splits}
+        # The steps that are done already draw their order, crops and flips again.
+        self.generators["batches"].set_state(self.shuffle)
+        remaining = islice(zip(*self.loaders.values(), strict=False), self.step, None)
         with CostProbe(self.supernet) as probe:
-            for batches in zip(*self.loaders.values(), strict=False):
-                for (split, learners), (images, labels) in zip(self.phases, batches, strict=True):
-                    sums[split] += self._learn(images, labels, learners, temperature, probe)
-                    costs[split].update(probe.costs)
-                    cell_costs[split].update(probe.cell_costs)
+            for batches in remaining:
+                for (_, learners), own, (images, labels) in zip(self.phases, self.measured, batches, strict=True):
+                    sums = self._learn(images, labels, learners, temperature, probe)
+                    own.update(self.step, sums, probe.costs, probe.cell_costs)
+                self.step += 1
                 yield
+        self.check_finite()
         self.schedule.step()
         self.epoch += 1
         self._remember_alpha()
-        for prefix, statistics in (("cost", costs), ("cell_cost", cell_costs)):
-            results = [statistics[split].result() for split in splits]
+        for name in ("cost", "cell_cost"):
+            results = [getattr(own, name).result() for own in self.measured]
             for key in results[0]:
-                self._remember(f"{prefix}_{key}", torch.stack([result[key] for result in results]))
-        self._remember("sums", torch.stack([sums[split] for split in splits]).cpu())
-        self.seconds += time.perf_counter() - started
-        if not self.history["sums"][-1].isfinite().all():
+                self._remember(f"{name}_{key}", torch.stack([result[key] for result in results]))
+        self._remember("sums", torch.stack([own.sums for own in self.measured]).cpu())
+        self._begin_epoch()
+
+    def check_finite(self) -> None:
+        """Raise Diverged if a loss or cost of the epoch so far was not finite; waits for the device."""
+        bad = ~torch.stack([own.totals for own in self.measured]).isfinite().all(0)
+        if bad.any():
+            e, first = self.experiment, int(bad.int().argmax()) + 1
             raise Diverged(
-                f"loss or cost is not finite in epoch {self.epoch}; try a smaller theta_lr ({e.theta_lr}) "
-                f"or clip ({e.clip})"
+                f"loss or cost is not finite in epoch {self.epoch + 1}, step {first} of {len(bad)}; try a "
+                f"smaller theta_lr ({e.theta_lr}), alpha_lr ({e.alpha_lr}) or clip ({e.clip})"
             )
+
+    def _begin_epoch(self) -> None:
+        self.step = 0
+        self.shuffle = self.generators["batches"].get_state()
+        measured = [_Measured(self.supernet.shape, self.steps()) for _ in self.phases]
+        self.measured: Any = nn.ModuleList(measured).to(self.device)
 
     def _learn(
         self, images: Images, labels: Labels, learners: tuple[str, ...], temperature: float, probe: CostProbe
@@ -172,12 +199,15 @@ class Search:
         return {
             "experiment": to_json(self.experiment),
             "epoch": self.epoch,
+            "step": self.step,
+            "measured": self.measured.state_dict(),
             "seconds": self.seconds,
             "supernet": self.supernet.state_dict(),
             "distribution": self.distribution.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "schedule": self.schedule.state_dict(),
-            "generators": {name: own.get_state() for name, own in self.generators.items()},
+            # The order, crops and flips of an epoch follow from where it began.
+            "generators": {name: own.get_state() for name, own in self.generators.items()} | {"batches": self.shuffle},
             "history": self.history,
         }
 
@@ -193,6 +223,9 @@ class Search:
         self.schedule.load_state_dict(state["schedule"])
         for name, own in self.generators.items():
             own.set_state(state["generators"][name])
+        self._begin_epoch()
+        self.step = state["step"]
+        self.measured.load_state_dict(state["measured"])
 
     def _remember(self, name: str, value: Tensor) -> None:
         self.history.setdefault(name, []).append(value)
@@ -225,54 +258,97 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
     experiment
         What to run.
     folder
-        Where to keep it. An unfinished run of the same experiment there is resumed after its last whole epoch, a
-        finished one is read. ``None`` keeps nothing.
+        Where to keep it. An unfinished run of the same experiment there is resumed where it was saved, after an epoch
+        or after the step in which a signal stopped it, a finished one is read. ``None`` keeps nothing.
 
     Raises
     ------
     ValueError
         Before anything is written: no such device or data set (:class:`wiring.datasets.DataError`), or the folder
-        holds something else or a damaged run (:class:`wiring.records.RecordError`).
+        holds something else or a damaged run, or another process runs there (:class:`wiring.records.RecordError`).
     Diverged
-        If the loss stops being a number; the last checkpoint stays.
+        If the loss or a cost stops being a number; the last checkpoint stays.
+    DeviceFailed
+        If memory runs out or the device is lost; the last checkpoint stays.
+    OSError
+        If a file cannot be written, as on a full disk; the last checkpoint stays.
+    wiring.signals.Stopped
+        If Ctrl-C or SIGTERM stopped it, in a process' main thread; its step is done and saved.
     """
     path = None if folder is None else Path(folder)
-    state = None
-    if path is not None and (path / "experiment.json").exists():
-        records.open_run(path, experiment)
+    if path is not None:
+        records.check_run(path, experiment)
         if records.is_done(path):
             return records.load(path)
-        state = records.load_checkpoint(path)
     check_device(experiment)
     keep_memory()
-    with _threads(experiment.threads):
+    with _threads(experiment.threads), _explained(experiment):
         dataset = datasets.load(experiment.data, experiment.image_size, experiment.images, experiment.seed)
         search = Search(experiment, dataset)
-        if state is not None:
-            try:
-                search.load_state_dict(state)
-            except (KeyError, TypeError, RuntimeError, ValueError) as error:
-                raise RecordError(f"{path}/checkpoint.pt does not fit its experiment: {error}") from error
-        if path is not None:
+        if path is None:
+            _finish(search, None)
+            return search.record()
+        with records.locked(path):
             records.open_run(path, experiment)
-        _finish(search, path)
-    record = search.record()
-    if path is not None:
-        records.save(path, record)
-    return record
+            # Another process may have run it in the meantime.
+            if not records.is_done(path):
+                _resume(search, path)
+                _finish(search, path)
+                records.save(path, search.record())
+    return records.load(path)
+
+
+def _resume(search: Search, folder: Path) -> None:
+    """Go on from the folder's checkpoint, if it has one."""
+    state = records.load_checkpoint(folder)
+    if state is not None:
+        try:
+            search.load_state_dict(state)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise RecordError(f"{folder}/{records.CHECKPOINTS[0]} does not fit its experiment: {error}") from error
 
 
 def _finish(search: Search, folder: Path | None) -> None:
-    """Run the epochs that are left, with a checkpoint in the folder after each."""
-    epochs, steps = search.experiment.epochs, search.steps()
-    with tqdm(total=epochs * steps, initial=search.epoch * steps, disable=None, unit="step") as bar:
-        while search.epoch < epochs:
+    """Run the epochs that are left, with a checkpoint in the folder after each and where a signal arrives."""
+    epochs, steps, started = search.experiment.epochs, search.steps(), time.perf_counter() - search.seconds
+    done = search.epoch * steps + search.step
+
+    def save() -> None:
+        search.seconds = time.perf_counter() - started
+        if folder is not None:
+            records.save_checkpoint(folder, search.state_dict())
+
+    with signals.kept() as arrived, tqdm(total=epochs * steps, initial=done, disable=None, unit="step") as bar:
+        while search.epoch < epochs and not arrived:
             bar.set_description(f"epoch {search.epoch + 1}/{epochs}")
             for _ in search.run_epoch():
                 bar.update()
-            bar.set_postfix(_summary(search))
-            if folder is not None:
-                records.save_checkpoint(folder, search.state_dict())
+                if arrived and search.step < steps:  # after its last step an epoch is closed first
+                    search.check_finite()
+                    break
+            else:
+                bar.set_postfix(_summary(search))
+            save()
+    if arrived:
+        raise signals.Stopped(arrived[0])
+
+
+@contextmanager
+def _explained(e: Experiment) -> Iterator[None]:
+    """Say what to do where the device fails inside the block."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # torch has a class of its own for CUDA's memory only, and for a lost device only in later versions.
+        if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
+            raise DeviceFailed(
+                f"out of memory on {e.device}; lower batch ({e.batch}), channels ({e.channels}) or cells ({e.cells})"
+            ) from error
+        if "CUDA" in str(error):
+            raise DeviceFailed(
+                f"the device failed ({str(error).splitlines()[0]}); the same command resumes from the last checkpoint"
+            ) from error
+        raise
 
 
 def keep_memory() -> bool:
@@ -303,6 +379,36 @@ def _distribution(e: Experiment, kinds: list[int]) -> Distribution:
     if issubclass(searcher, Uniform):
         return searcher(e.topology, kinds)
     return searcher(e.topology, kinds, e.alpha_mean, e.alpha_std, generator(e.seed, "alpha"))
+
+
+class _Measured(nn.Module):
+    """What an epoch's steps have shown of one split so far.
+
+    ``sums`` has shape (groups, 5), see ``_sums``; ``totals`` has for every step a number that is finite as long as all
+    losses and costs were.
+    """
+
+    sums: Tensor
+    totals: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], steps: int) -> None:
+        super().__init__()
+        self.cost, self.cell_cost = Statistics(shape), Statistics(shape[:1])
+        self.register_buffer("sums", torch.zeros(len(GROUPS), 5, dtype=torch.float64))
+        self.register_buffer("totals", torch.zeros(steps, dtype=torch.float64))
+
+    def update(
+        self,
+        step: int,
+        sums: Float[Tensor, "group quantity"],
+        costs: Float[Tensor, "cell edge operation"],
+        cell_costs: Float[Tensor, " cell"],
+    ) -> None:
+        """Add one step's; nothing waits for the device."""
+        self.sums += sums
+        self.cost.update(costs)
+        self.cell_cost.update(cell_costs)
+        self.totals[step] = self.sums.sum() + self.cost.total.sum()
 
 
 def _sums(

@@ -1,0 +1,182 @@
+"""A sweep gives what its runs alone give, here and on a Dask cluster that loses a worker; failures are said."""
+
+import os
+import signal
+import time
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from threading import Thread
+
+import pandas as pd
+import psutil
+import pytest
+from test_cli import call, notebook, snapshot
+
+from wiring import chapters, records
+from wiring.sweep import combinations, gather, sweep
+
+GRID = ["--grid", "images=32", "--grid", "batch=16", "--grid", "channels=2", "--grid", "cells=1"]
+SMALL = ["sweep", "p1-quick", *GRID]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@contextmanager
+def in_a_thread(*arguments):
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """What needs no process of its own is done in a thread: a worker takes seconds to start."""
+    monkeypatch.setattr("wiring.sweep._pool", in_a_thread)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A scheduler and three worker processes on the loopback interface."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=3, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs="CRITICAL"
+    ) as cluster:
+        yield cluster
+
+
+def results(folder):
+    """What each run found, by its name; the seconds that it took are left out."""
+    return {
+        path.parent.name: [
+            (path.parent / name).read_bytes() for name in ("experiment.json", "scalars.csv", "arrays.npz")
+        ]
+        for path in folder.glob("*/done.json")
+    }
+
+
+def failing():
+    raise ArithmeticError("it is\nnot finite")
+
+
+def dying():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Once:
+    """A task that does something the first time only."""
+
+    def __init__(self, task, file):
+        self.task, self.file = task, file
+
+    def __call__(self):
+        if not self.file.exists():
+            self.file.touch()
+            self.task()
+
+
+def test_local_sweep_is_the_single_runs_and_skips_what_is_finished(here, capsys):
+    assert call(*SMALL, "--seeds", "0..1", "--grid", "epochs=1,2", "--workers", "1", "--out", "all") == 0
+    assert "4 finished (0 before), 0 failed" in capsys.readouterr().out
+    table, before = pd.read_csv("all/results.csv"), snapshot(here)
+    assert set(table.columns) >= {"run", "seed", "epochs", "epoch", "split", "group", "loss"}
+    for name, run in table.groupby("run"):
+        fields = [f"--{field}={run[field].iloc[0]}" for field in ("seed", "epochs")]
+        fixed = [f"--{field}" for field in ("images=32", "batch=16", "channels=2", "cells=1")]
+        assert call("run", "p1-quick", *fields, *fixed, "--out", f"alone/{name}") == 0
+        pd.testing.assert_frame_equal(
+            run[records.load(here / "alone" / name).scalars.columns].reset_index(drop=True),
+            records.load(here / "alone" / name).scalars,
+        )
+    assert results(here / "all") == results(here / "alone")
+    capsys.readouterr()
+    assert call(*SMALL, "--seeds", "0,1", "--grid", "epochs=1,2", "--workers", "1", "--out", "all") == 0
+    assert "4 finished (4 before), 0 failed" in capsys.readouterr().out
+    assert {name: content for name, content in snapshot(here).items() if not name.startswith("alone")} == before
+
+
+def test_sweep_on_dask_loses_nothing_when_a_worker_is_killed(here, cluster, capsys, monkeypatch):
+    sweeping = [*SMALL, "--seeds", "0..3", "--grid", "epochs=12"]
+    victim = next(iter(cluster.workers.values())).pid
+    killed = []
+
+    def kill():
+        """When the runs are in the middle of their work."""
+        while len(list(Path("dask").glob("*/checkpoint.pt"))) < 2:
+            time.sleep(0.01)
+        psutil.Process(victim).kill()
+        killed.append(len(list(Path("dask").glob("*/done.json"))))
+
+    thread = Thread(target=kill)
+    thread.start()
+    status = call(*sweeping, "--cluster", cluster.scheduler_address, "--out", "dask")
+    thread.join()
+    assert (status, capsys.readouterr().err) == (0, "")
+    assert killed[0] < 4
+    monkeypatch.setattr("wiring.sweep._pool", in_a_thread)
+    assert call(*sweeping, "--workers", "1", "--out", "serial") == 0
+    assert len(results(here / "dask")) == 4
+    assert results(here / "dask") == results(here / "serial")
+    pd.testing.assert_frame_equal(gather(here / "dask"), gather(here / "serial"))
+
+
+def test_failing_run_is_said_with_its_error_and_the_same_command_tries_it_again(here, one_thread, capsys):
+    sweeping = [*SMALL, "--grid", "epochs=1", "--grid", "theta_lr=0.01,1000", "--grid", "theta_weight_decay=1000"]
+    assert call(*sweeping, "--grid", "images=64", "--out", "mine") == 2  # images stands there twice
+    capsys.readouterr()
+    sweeping[sweeping.index("epochs=1")] = "epochs=3"
+    for before in (0, 1):
+        assert call(*sweeping, "--out", "mine") == 1
+        out, err = capsys.readouterr()
+        assert f"1 finished ({before} before), 1 failed" in out
+        assert err.count("\n") == 1
+        assert "Diverged: loss or cost is not finite in epoch" in err
+    assert gather(here / "mine").run.nunique() == 1
+
+
+def test_tasks_that_fail_or_kill_their_worker_do_not_take_the_others_along(here):
+    tasks = {"fine": (here / "fine").touch, "failing": failing, "once": Once(dying, here / "died")}
+    assert sweep(tasks, workers=1) == {"failing": "ArithmeticError: it is not finite"}
+    assert (here / "fine").exists()
+
+
+def test_failing_task_is_tried_again_on_request(here, one_thread):
+    assert list(sweep({"once": Once(failing, here / "failed")}, workers=1)) == ["once"]
+    (here / "failed").unlink()
+    assert sweep({"once": Once(failing, here / "failed")}, workers=1, retries=1) == {}
+
+
+def test_task_that_kills_every_worker_is_given_up(monkeypatch):
+    class Broken:
+        def submit(self, *arguments):
+            future = Future()
+            future.set_exception(BrokenExecutor())
+            return future
+
+    monkeypatch.setattr("wiring.sweep._pool", lambda *arguments: nullcontext(Broken()))
+    failures = sweep({"dying": dying}, workers=1)
+    assert list(failures) == ["dying"]
+    assert "worker died, 4 times" in failures["dying"]
+
+
+def test_chapter_is_swept_like_a_preset(here, one_thread, capsys, monkeypatch):
+    notebook(here / "book/tiny.ipynb", "epochs: int = 2", "assert epochs < 4", "print(epochs)")
+    monkeypatch.setattr(chapters, "BOOK", here / "book")
+    assert call("sweep", "tiny", "--grid", "epochs=3,4", "--workers", "1") == 1
+    out, err = capsys.readouterr()
+    assert "1 finished (0 before), 1 failed" in out
+    assert all(part in err.splitlines()[-1] for part in ("'tiny'", "AssertionError"))
+    assert sorted(
+        path.suffixes[-2] == ".partial" for path in (here / "sweeps/tiny").iterdir() if path.suffixes[1:]
+    ) == [True]
+    assert call("sweep", "tiny", "--grid", "epochs=3") == 0
+    assert "1 finished (1 before)" in capsys.readouterr().out
+
+
+def test_every_combination_is_there_once():
+    found = combinations({"a": ["1", "2"], "b": ["x"], "c": ["3", "4"]})
+    assert found == [{"a": a, "b": "x", "c": c} for a in "12" for c in "34"]
