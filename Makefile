@@ -33,7 +33,7 @@ setup: .venv/ready ## make .venv: the versions in requirements.lock and this pac
 	@touch $@
 
 test: lint ## lint, then run the tests and every committed notebook, whose outputs must come out the same
-	$(BIN)/pytest --nbval
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n logical --dist loadfile
 
 lint: setup ## check format, style and types
 	$(BIN)/ruff format --check
