@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from wiring import explorer
+from wiring.experiments import PRESETS
 from wiring.figures import KINDS, bend, edge_kind, label_place, positions
 from wiring.operations import NAMES
 from wiring.records import REFERENCE, Record, load_reference
@@ -21,8 +22,7 @@ _SEARCHERS = {"darts": "DARTS", "snas": "SNAS", "dsnas": "DSNAS", "dsnas-log-sum
 
 def searches() -> list[str]:
     """The recorded presets that have something to play: those whose α moves."""
-    names = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
-    return [name for name in names if load_reference(name)[0].experiment.searcher in _SEARCHERS]
+    return [name for name, preset in PRESETS.items() if preset.searcher in _SEARCHERS and (REFERENCE / name).is_dir()]
 
 
 def title(name: str, record: Record) -> str:
