@@ -1,8 +1,8 @@
 """A process that starts runs in children of its own (a fork: torch is imported once) and ends them in the middle.
 
 ``python killing.py FOLDER`` reads ``{name: [command line, number of random kills]}`` from the standard input, runs each
-command to its end in ``FOLDER/name`` through kills (0: one at every write), runs it in ``FOLDER/name-whole`` without
-any, and prints, as JSON lines, what happened: ``[name, how, exit status, standard error]``.
+command in ``FOLDER/name-whole`` without kills and in ``FOLDER/name`` through them (0: one at every write), and prints, as
+JSON lines, what happened: ``[name, how, exit status, standard error]``.
 """
 
 import json
@@ -45,11 +45,11 @@ def report(name, how, status, errors):
     print(json.dumps([name, how, status, errors.read_text()]), flush=True)
 
 
-def kill_at_random(name, arguments, errors, random, kills):
-    """End the run so often, after a random time each, then let it finish."""
+def kill_at_random(name, arguments, errors, random, kills, longest):
+    """End the run so often, after a random time each of at most so many seconds, then let it finish."""
     for kind in random.choices(KINDS, k=kills):
         number = child(arguments, errors)
-        time.sleep(random.uniform(0.0, 0.6))
+        time.sleep(random.uniform(0.0, longest))
         os.kill(number, kind)
         report(name, kind.name, status_of(number), errors)
     report(name, "finished", status_of(child(arguments, errors)), errors)
@@ -84,8 +84,10 @@ if __name__ == "__main__":
     root, draws = Path(sys.argv[1]), random.Random(0)
     for name, (command, kills) in json.load(sys.stdin).items():
         arguments, errors = [*command, "--out", str(root / name)], root / "errors"
+        started = time.perf_counter()
+        report(name, "finished", status_of(child([*command, "--out", str(root / f"{name}-whole")], errors)), errors)
         if kills:
-            kill_at_random(name, arguments, errors, draws, kills)
+            # A third of what the whole run takes on this machine: most of the kills find it at work.
+            kill_at_random(name, arguments, errors, draws, kills, 0.3 * (time.perf_counter() - started))
         else:
             kill_at_every_write(name, arguments, errors)
-        report(name, "finished", status_of(child([*command, "--out", str(root / f"{name}-whole")], errors)), errors)

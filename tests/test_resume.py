@@ -14,8 +14,8 @@ from wiring import records
 from wiring.distributions import SEARCHERS
 
 KILLING = Path(__file__).with_name("killing.py")
-FIELDS = {"epochs": 4, "images": 64, "batch": 8, "channels": 2, "alpha_lr": 0.05, "final_temperature": 0.5}
-KILLS = 5
+FIELDS = {"epochs": 16, "images": 64, "batch": 8, "channels": 2, "alpha_lr": 0.05, "final_temperature": 0.5}
+KILLS = 6
 
 
 def command(**fields):
