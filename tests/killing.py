@@ -1,8 +1,8 @@
 """A process that starts runs in children of its own (a fork: torch is imported once) and ends them in the middle.
 
 ``python killing.py FOLDER`` reads ``{name: [command line, number of random kills]}`` from the standard input, runs each
-command in ``FOLDER/name-whole`` without kills and in ``FOLDER/name`` through them (0: one at every write), and prints, as
-JSON lines, what happened: ``[name, how, exit status, standard error]``.
+command in ``FOLDER/name-whole`` without kills and in ``FOLDER/name`` through them (0: one at every write), and prints,
+as JSON lines, what happened: ``[name, how, exit status, standard error]``.
 """
 
 import json
