@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from fontTools.ttLib import TTFont
 from playwright.sync_api import sync_playwright
 
 from wiring import explorer
@@ -79,9 +80,18 @@ def visit(book, browser):
 
 
 def wire_size(path):
-    """Bytes that a reader loads: servers compress text."""
+    """Bytes that a reader with nothing in the cache loads: a server sends text compressed, the rest as it lies."""
     content = Path(path).read_bytes()
     return len(gzip.compress(content)) if Path(path).suffix in {".html", ".css", ".js", ".svg"} else len(content)
+
+
+def icons(book):
+    """The characters that the icon fonts have."""
+    characters = set()
+    for path in (book / "_static" / "vendor" / "fontawesome" / "webfonts").glob("*.woff2"):
+        with TTFont(path) as font:
+            characters |= set(map(chr, font.getBestCmap()))
+    return characters
 
 
 def rows(page):
@@ -113,7 +123,13 @@ def test_page_is_whole_light_accessible_and_as_wide_as_a_phone(visit, book, name
     assert len(loaded) > 10
     has_player = page.locator(".wiring-player").count() > 0
     assert any("plotly" in path for path in loaded) == has_player
-    assert has_player or sum(map(wire_size, loaded)) < 2**20
+    assert has_player or sum(map(wire_size, loaded)) < 1e6
+    shown = page.evaluate(
+        "[...document.querySelectorAll('[class*=fa-]')].map(i => getComputedStyle(i, '::before').content)"
+    )
+    assert len(shown) > 3
+    assert icons(book).issuperset(character for text in shown for character in text.strip('"') if text != "none")
+    assert page.evaluate("[...document.fonts].filter(f => f.family === 'Formulas').every(f => f.status !== 'error')")
     # Preloading style sheets would take requests that a page from disk may not make.
     found = Axe().run(page, options={"preload": False, "resultTypes": ["violations"]}).response["violations"]
     severe = [

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import plotly
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 
-from wiring import explorer, players
+from wiring import explorer, players, typeset
 from wiring.chapters import EXECUTION, chapters, parameters
 from wiring.evidence import dropped
 from wiring.operations import NAMES, NONE
@@ -238,7 +237,7 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
     """Put the plotting library and the players' data where their script finds them."""
     if error or app.builder.format != "html":
         return
-    library = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    library = typeset.package_data("plotly", "package_data", "plotly.min.js")
     folder = Path(app.outdir) / "_static" / "players"
     folder.mkdir(parents=True, exist_ok=True)
     contents = {name: text.encode() for name, text in players.scripts().items()} | {library.name: library.read_bytes()}
@@ -251,6 +250,7 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     for directive in (Player, Explorer, Provenance, Rerun, Status):
         app.add_directive(directive.__name__.lower(), directive)
+    typeset.setup(app)
     app.connect("source-read", _add_rerun)
     app.connect("config-inited", _go_live)
     app.connect("html-page-context", _mend_page, priority=900)
