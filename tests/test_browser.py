@@ -280,6 +280,16 @@ def test_search_finds(visit, query, page):
     assert any(page in link for link in links.evaluate_all("all => all.map(link => link.href)"))
 
 
+def test_a_second_build_reads_no_page_again(book):
+    def read():
+        return {path.name: path.stat().st_mtime_ns for path in (book.parent / ".doctrees").glob("*.doctree")}
+
+    before = read()
+    assert len(before) == len(PAGES)
+    build(book.parents[1])
+    assert read() == before
+
+
 def test_nothing_is_live_without_a_repository(book):
     text = (book / "p1.html").read_text()
     assert "mybinder" not in text

@@ -3,6 +3,9 @@
 ``digits`` comes with scikit-learn, ``cifar10`` is read from the folder that the environment variable
 ``WIRING_DATA`` names (torchvision's files, or an image-folder tree ``train/<class>/*``), or downloaded there by
 torchvision; ``folder:PATH`` is any image-folder tree.
+
+scikit-learn and torchvision are imported where they are used: they take seconds, which no one who only shows what was
+recorded should wait for.
 """
 
 import os
@@ -16,11 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image, UnidentifiedImageError
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.datasets import CIFAR10, ImageFolder
-from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
 from wiring.operations import Images
@@ -187,6 +187,8 @@ def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tenso
 
 
 def _digits(seed: int, images: int | None) -> Dataset:
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[..., None]
     everything = Dataset("digits (scikit-learn)", tuple("0123456789"), pixels, torch.from_numpy(digits.target).long())
@@ -200,6 +202,8 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
             jpeg = next((tree / "train").glob("*/*.jp*g"), None) is not None
             name = "CIFAR-10 (JPEG copy)" if jpeg else "CIFAR-10 (image folder)"
             return _folder(tree, name, seed, images, image_size)
+    from torchvision.datasets import CIFAR10
+
     made = not root.exists()
     try:
         # torchvision compares the checksums of its files before it opens them.
@@ -219,6 +223,8 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
 
 def _folder(path: Path, name: str, seed: int, images: int | None, image_size: int | None) -> Dataset:
     """Read an image-folder tree, ``PATH/train/<class>/*`` or ``PATH/<class>/*``; only the subset is decoded."""
+    from torchvision.datasets import ImageFolder
+
     try:
         root = path / "train" if (path / "train").is_dir() else path
         if not root.is_dir():
@@ -252,6 +258,8 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
 
 
 def _resized(pixels: Pixels, size: int) -> UInt8[Tensor, "image size size channel"]:
+    from torchvision.transforms.v2.functional import resize
+
     parts = [resize(part.permute(0, 3, 1, 2), [size, size], antialias=True) for part in pixels.split(4096)]
     return torch.cat(parts).permute(0, 2, 3, 1).contiguous()
 

@@ -58,7 +58,8 @@ class _Generated(SphinxDirective):
         """Have Sphinx read the page again when a file in these folders, or what generates it, has changed."""
         for folder in (*folders, Path(__file__)):
             for path in folder.rglob("*") if folder.is_dir() else [folder]:
-                self.env.note_dependency(str(path))
+                if path.is_file():  # Sphinx takes a folder for a missing file, and would always read the page again
+                    self.env.note_dependency(str(path))
 
     def markdown(self, text: str) -> list[nodes.Node]:
         """What the text says, parsed as the page is."""
