@@ -17,6 +17,7 @@ from fontTools.ttLib import TTFont
 from playwright.sync_api import sync_playwright
 
 from wiring import explorer
+from wiring.chapters import chapters
 from wiring.operations import NAMES
 from wiring.records import load_reference
 
@@ -278,6 +279,12 @@ def test_search_finds(visit, query, page):
     results.wait_for_selector("#search-results li a")
     links = results.locator("#search-results li a")
     assert any(page in link for link in links.evaluate_all("all => all.map(link => link.href)"))
+
+
+def test_every_chapter_links_words_of_the_glossary_each_once(book):
+    for name in ("index", *chapters()):
+        links = re.findall(r'href="glossary.html#(term-[^"]+)"', (book / f"{name}.html").read_text())
+        assert len(links) == len(set(links)) > 3, name
 
 
 def test_a_second_build_reads_no_page_again(book):

@@ -24,7 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 
-from wiring import explorer, players, typeset
+from wiring import explorer, glossary, players, typeset
 from wiring.chapters import EXECUTION, chapters, parameters
 from wiring.evidence import dropped
 from wiring.operations import NAMES, NONE
@@ -252,6 +252,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for directive in (Player, Explorer, Provenance, Rerun, Status):
         app.add_directive(directive.__name__.lower(), directive)
     typeset.setup(app)
+    glossary.setup(app)
     app.connect("source-read", _add_rerun)
     app.connect("config-inited", _go_live)
     app.connect("html-page-context", _mend_page, priority=900)
