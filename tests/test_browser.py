@@ -319,6 +319,8 @@ def test_one_variable_makes_the_book_live(tmp_path):
         "https://mybinder.org/v2/gh/owner/wiring/main?urlpath=tree/book/summary.ipynb",
         "https://colab.research.google.com/github/owner/wiring/blob/main/book/summary.ipynb",
         'repo: "owner/wiring"',
+        '<meta property="og:image" content="https://owner.github.io/wiring/_static/card.png" />',
+        '<meta property="og:url" content="https://owner.github.io/wiring/summary.html" />',
         "initThebeSBT",
     ):
         assert place in text

@@ -207,7 +207,7 @@ def _add_rerun(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def _go_live(app: Sphinx, config: Config) -> None:
-    """Launch buttons, Thebe and links to the source, if the repository is known."""
+    """Launch buttons, Thebe, links to the source and the book's own address, if the repository is known."""
     if not (url := os.environ.get(REPOSITORY, "").rstrip("/")):
         return
     live = {"repository_url": url, "repository_branch": "main", "path_to_docs": "book"}
@@ -221,6 +221,8 @@ def _go_live(app: Sphinx, config: Config) -> None:
         },
     }
     config.thebe_config = live
+    owner, name = url.split("/")[-2:]
+    config.ogp_site_url = f"https://{owner}.github.io/{name}/"  # cards of links need a picture's whole address
 
 
 def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
