@@ -111,6 +111,8 @@ def number(text):
 def test_page_is_whole_light_accessible_and_as_wide_as_a_phone(visit, book, name):
     page = visit(name, viewport={"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    ends = "[...document.querySelectorAll('article p math')].map(formula => formula.getBoundingClientRect().right)"
+    assert max(page.evaluate(ends), default=0) <= 360
     assert len(page.title().split("—")[0].strip()) > 3
     for image in page.locator("article img").all():
         alt = image.get_attribute("alt") or ""

@@ -5,15 +5,24 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from docutils import nodes
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import literal_strong, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 #: The page that holds the glossary.
 PAGE = "glossary"
-#: In these no word is linked.
-_APART = (nodes.title, nodes.caption, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, pending_xref)
+#: In these no word is linked: headings, links, code, formulas, names of parameters.
+_APART = (
+    nodes.title,
+    nodes.caption,
+    nodes.thead,
+    nodes.reference,
+    nodes.literal,
+    nodes.math,
+    literal_strong,
+    pending_xref,
+)
 
 
 def first_uses(texts: list[str], terms: Collection[str]) -> Iterator[list[tuple[str, str | None]]]:

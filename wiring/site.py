@@ -11,6 +11,7 @@ Everything is generated while the book is built, from the records and the notebo
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.metadata import version
@@ -228,9 +229,11 @@ def _go_live(app: Sphinx, config: Config) -> None:
 def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Load no script twice, which Thebe's cannot bear, and Thebe's not at all where it has no server to ask.
 
-    Docutils calls its citations a list, whose items screen readers then do not find.
+    Docutils calls its citations a list, whose items screen readers then do not find. Figures scroll on a phone.
     """
-    context["body"] = context.get("body", "").replace('<div role="list" class="citation-list">', "<div>")
+    body = context.get("body", "").replace('<div role="list" class="citation-list">', "<div>")
+    scrolling = rf'<div class="wiring-figure {typeset.SCROLLS}">\1</div>'
+    context["body"] = re.sub(r"(?<=\n)(<img [^>]*>)(?=\n<figcaption>)", scrolling, body)
     live = bool(app.config.thebe_config.get("repository_url"))
     scripts = dict.fromkeys(context["script_files"])
     context["script_files"] = [script for script in scripts if live or "thebe" not in f"{script}{script.attributes}"]

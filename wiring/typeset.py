@@ -17,6 +17,8 @@ from sphinx.application import Sphinx
 from sphinx.util.logging import getLogger
 from sphinx.util.math import get_node_equation_number
 
+#: The theme makes what has this class a stop of the Tab key while it is wider than the page and scrolls.
+SCROLLS = "pst-scrollable-table-container"
 _LATEX = LatexToMathML(fancy_error=False)
 _LOGGER = getLogger(__name__)
 #: What a browser shows for a variable of one letter, written in MathML as that letter: Latin and Greek italics.
@@ -42,8 +44,7 @@ def _visit_inline(translator: Any, node: nodes.math) -> None:
 
 
 def _visit_block(translator: Any, node: nodes.math_block) -> None:
-    # On a phone a wide formula scrolls, which must be possible with keys too.
-    translator.body.append(translator.starttag(node, "div", CLASS="math", tabindex="0"))
+    translator.body.append(translator.starttag(node, "div", CLASS=f"math {SCROLLS}"))
     if node["number"]:
         translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})')
         translator.add_permalink_ref(node, "Link to this equation")
