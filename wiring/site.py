@@ -232,6 +232,7 @@ def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], d
     Docutils calls its citations a list, whose items screen readers then do not find. Figures scroll on a phone.
     """
     body = context.get("body", "").replace('<div role="list" class="citation-list">', "<div>")
+    body = typeset.keep_together(body)
     scrolling = rf'<div class="wiring-figure {typeset.SCROLLS}">\1</div>'
     context["body"] = re.sub(r"(?<=\n)(<img [^>]*>)(?=\n<figcaption>)", scrolling, body)
     live = bool(app.config.thebe_config.get("repository_url"))

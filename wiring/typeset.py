@@ -21,8 +21,8 @@ from sphinx.util.math import get_node_equation_number
 SCROLLS = "pst-scrollable-table-container"
 _LATEX = LatexToMathML(fancy_error=False)
 _LOGGER = getLogger(__name__)
-#: What a browser shows for a variable of one letter, written in MathML as that letter: Latin and Greek italics.
-_ITALICS = "ℎ" + "".join(map(chr, [*range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C)]))
+#: What a browser shows and MathML does not spell: roots, and italics, Latin and Greek, for a variable of one letter.
+_UNSPELT = "√ℎ" + "".join(map(chr, [*range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C)]))
 
 
 def mathml(latex: str, block: bool = False) -> str:
@@ -54,6 +54,16 @@ def _visit_block(translator: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def keep_together(page: str) -> str:
+    """Let no line break part a formula from the punctuation beside it, as browsers would."""
+    return re.sub(
+        r"([^\s<>]*)(<math>.*?</math>)([^\s<]*)",
+        lambda found: f'<span class="wiring-whole">{found[0]}</span>' if found[1] or found[3] else found[0],
+        page,
+        flags=re.DOTALL,
+    )
+
+
 def package_data(package: str, *path: str) -> Path:
     """A file of an installed package, which is not imported."""
     spec = find_spec(package)
@@ -65,7 +75,7 @@ def package_data(package: str, *path: str) -> Path:
 def formula_characters(pages: Iterable[str]) -> str:
     """All characters that formulas on these pages are set in."""
     formulas = [formula for page in pages for formula in re.findall(r"<math.*?</math>", page, re.DOTALL)]
-    return unescape(re.sub(r"<[^>]*>", "", "".join(formulas))) + _ITALICS
+    return unescape(re.sub(r"<[^>]*>", "", "".join(formulas))) + _UNSPELT
 
 
 def icon_characters(sheets: str, pages: Iterable[str]) -> str:
