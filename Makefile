@@ -32,8 +32,8 @@ setup: .venv/ready ## make .venv: the versions in requirements.lock and this pac
 	$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@
 
-test: lint ## lint, then run the tests and every committed notebook, whose outputs must come out the same
-	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n logical --dist loadfile
+test: lint ## lint, then run all tests, the long ones too, and every notebook, whose outputs must come out the same
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n logical --dist loadfile -m ""
 
 lint: setup ## check format, style and types
 	$(BIN)/ruff format --check

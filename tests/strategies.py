@@ -21,10 +21,6 @@ def examples(number):
     return settings(max_examples=number, deadline=None, derandomize=True, phases=phases)
 
 
-#: Vanishes beside any variance, so that the theorems are exact; with an eps of 0 a channel without variance is NaN.
-NO_EPS = 1e-30
-
-
 @st.composite
 def topologies(draw):
     """Any directed acyclic graph, its edges in any order, with any candidates and any output."""

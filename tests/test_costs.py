@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plain import NAMES, inner_products
-from strategies import NO_EPS, SEEDS, Case, cases, examples, normalised_topologies
+from strategies import SEEDS, Case, cases, examples, normalised_topologies
 from torch.nn.functional import cross_entropy, one_hot
 
 from wiring import costs as costs_module
 from wiring.costs import CostProbe, Statistics
 from wiring.gates import image_dot
-from wiring.identities import set_eps
+from wiring.identities import NO_EPS, set_eps
 from wiring.normalise import Affine
 from wiring.topology import MINIMAL, TOPOLOGIES
 

@@ -114,6 +114,12 @@ def test_gumbel_noise_has_its_mean_and_variance():
     assert difference.var().item() == pytest.approx(torch.pi**2 / 3, rel=0.1)
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"temperature = .*: must be above 0"):
+        SNAS(MINIMAL, [0]).draw(generator(), temperature)
+
+
 @given(topologies(), SEEDS)
 @examples(20)
 def test_relaxed_gates_become_one_hot_as_the_temperature_falls(topology, seed):

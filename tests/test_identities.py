@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import NO_EPS, SEEDS, Case, cases, examples, normalised_topologies
+from strategies import SEEDS, Case, cases, examples, normalised_topologies
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from wiring import costs as costs_module
 from wiring import identities
 from wiring.gates import Gates, image_dot
-from wiring.identities import degree, set_eps, verify, verify_random
+from wiring.identities import NO_EPS, degree, set_eps, verify, verify_random
 from wiring.plain import PlainSupernet
 from wiring.topology import MINIMAL
 

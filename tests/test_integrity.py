@@ -186,6 +186,44 @@ def test_full_disk_leaves_no_part_of_a_file_and_the_run_goes_on_later(folders, t
         assert (mine / file).read_bytes() == (folders / "finished-0" / file).read_bytes()
 
 
+# A disk of its own for one run: too small first, then large enough.
+SMALL_DISK = """
+disk=$1 kilobytes=$2; shift 2
+mount -t tmpfs -o size=${kilobytes}k tmpfs "$disk" || exit 99
+"$@" --out "$disk/run"; echo $? > status
+ls -A "$disk/run" > left
+mount -o remount,size=10m "$disk"
+"$@" --out "$disk/run" && cp "$disk/run/scalars.csv" "$disk/run/arrays.npz" .
+"""
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode != 0,
+    reason="this system lets no user mount a file system of their own",
+)
+@pytest.mark.parametrize("kilobytes", [4, 24, 44])
+def test_run_that_filled_its_disk_goes_on_when_there_is_room(folders, tmp_path, kilobytes):
+    """On a tmpfs, with room for nothing, for one checkpoint, or for two."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [sys.executable, "-m", "wiring", *RUN]
+    done = subprocess.run(
+        [*NAMESPACE, "sh", "-c", SMALL_DISK, "sh", str(disk), str(kilobytes), *command],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "status").read_text() == "2\n", done
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+    assert "partial" not in (tmp_path / "left").read_text()
+    for file in ("scalars.csv", "arrays.npz"):
+        assert (tmp_path / file).read_bytes() == (folders / "finished-0" / file).read_bytes()
+
+
 # concurrency
 
 STARTING = """

@@ -10,9 +10,10 @@ import platform
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from statistics import linear_regression, median
 from typing import Any
@@ -27,11 +28,13 @@ from tqdm import tqdm
 
 from wiring.costs import CostProbe, Statistics
 from wiring.datasets import Dataset
-from wiring.experiments import Experiment
+from wiring.experiments import Experiment, preset
 from wiring.gates import Gates, image_dot
 from wiring.operations import Depthwise
 from wiring.plain import PlainSupernet
 from wiring.search import Search, generator, keep_memory
+from wiring.search import run as search_run
+from wiring.sweep import sweep
 from wiring.topology import TOPOLOGIES
 
 THREADS = 2
@@ -105,6 +108,7 @@ def bench(repeats: int, file: Path | None = None, readme: Path | None = None) ->
             for what in ("time", "memory")
         ),
         lambda: memory(repeats),
+        lambda: workers(repeats),
         lambda: share("data pipeline", data_pipeline, 0.02, repeats),
         lambda: share("statistics of costs", statistics, None, repeats),
     ]
@@ -163,7 +167,8 @@ def cost_recording(repeats: int) -> Row:
 def probing(repeats: int) -> Row:
     """Both passes of the textbook's supernet with a probe at every operation, as in any foreign model, and without."""
     e = replace(DARTS, cells=4, batch=32)
-    ((images, labels),) = list(next(iter(Search(e, noise(e, 32)).loaders.values())))
+    (loader,) = Search(e, noise(e, 32)).loaders.values()
+    images, labels = next(iter(loader))
     plain = PlainSupernet(e.topology, e.cells, e.channels, 10)
     active = e.topology.allowed().expand(e.cells, -1, -1)
     gates = Gates(active.float().mul(1 / 8), active)
@@ -198,7 +203,8 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
 
     leaves = [module for module in plain.modules() if not list(module.children())]
     handles = [leaf.register_forward_hook(count) for leaf in leaves if not isinstance(leaf, nn.Linear | nn.Identity)]
-    ((images, _),) = list(next(iter(search.loaders.values())))
+    (loader,) = search.loaders.values()
+    images, _ = next(iter(loader))
     with torch.no_grad():
         plain(images, gates)
     for handle in handles:
@@ -211,7 +217,7 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
     # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
     search.distribution.draw = lambda *_: gates  # type: ignore[method-assign]
 
-    step = _step(search)
+    step = _endless(search.run_epoch)
     step()
     ours = median(_seconds(step) for _ in range(repeats))
     bare = sum(number * _alone(kernel) for number, kernel in kernels)
@@ -255,20 +261,26 @@ def memory(repeats: int) -> Row:
 def share(name: str, part: Callable[[Search], Step], bound: float | None, repeats: int) -> Row:
     """What a part of the step takes of a whole DSNAS step."""
     search = Search(DSNAS, noise(DSNAS, 32))
-    return _ratio(
-        f"{workload(DSNAS, 32)}: {name} / whole",
-        bound,
-        False,
-        part(search),
-        _step(search),
-        4 * repeats,
-    )
+    whole = our_step(DSNAS, 32)
+    return _ratio(f"{workload(DSNAS, 32)}: {name} / whole", bound, False, part(search), whole, 4 * repeats)
+
+
+def workers(repeats: int) -> Row:
+    """Four short runs in one worker process and in two, each with its start; a thread a run."""
+    runs = {str(seed): partial(search_run, preset("p1-quick", seed=seed, epochs=15)) for seed in range(4)}
+
+    def swept(processes: int) -> None:
+        if failures := sweep(runs, processes):
+            raise RuntimeError(f"runs of the sweep failed: {failures}")
+
+    name = "four runs of p1-quick, 15 epochs: 1 worker / 2 workers"
+    return _ratio(name, 1.7, True, partial(swept, 1), partial(swept, 2), max(1, repeats // 3))
 
 
 def data_pipeline(search: Search) -> Step:
-    """One epoch of batches: shuffle, crop, flip, normalise."""
+    """A batch: crop, flip, normalise; in a round out of many, shuffle."""
     (loader,) = search.loaders.values()
-    return lambda: list(loader)
+    return _endless(lambda: loader)
 
 
 def statistics(search: Search) -> Step:
@@ -284,19 +296,22 @@ def statistics(search: Search) -> Step:
 
 
 def noise(e: Experiment, size: int) -> Dataset:
-    """One batch of random images, so that an epoch is one step."""
+    """Random images, enough for an epoch of 16 steps."""
     draws = generator(0, "bench")
-    pixels = torch.randint(256, (e.batch, size, size, 3), generator=draws, dtype=torch.uint8)
-    return Dataset("noise", tuple("0123456789"), pixels, torch.randint(10, (e.batch,), generator=draws))
+    images = 16 * e.batch
+    pixels = torch.randint(256, (images, size, size, 3), generator=draws, dtype=torch.uint8)
+    return Dataset("noise", tuple("0123456789"), pixels, torch.randint(10, (images,), generator=draws))
 
 
 def our_step(e: Experiment, size: int) -> Step:
     """The search's own step: data, gates, forward, backward, clip, both optimisers, costs and their statistics."""
-    return _step(Search(e, noise(e, size)))
+    return _endless(Search(e, noise(e, size)).run_epoch)
 
 
-def _step(search: Search) -> Step:
-    return lambda: list(search.run_epoch())
+def _endless(epoch: Callable[[], Iterable[object]]) -> Step:
+    """The next step of one epoch after another; what an epoch begins and ends with falls into few of them."""
+    steps = chain.from_iterable(epoch() for _ in count())
+    return lambda: next(steps)
 
 
 def textbook_step(e: Experiment, size: int) -> Step:
@@ -313,7 +328,7 @@ def _step_without_costs(search: Search, network: nn.Module) -> Step:
     alpha = torch.optim.Adam([distribution.alpha], lr=e.alpha_lr, betas=e.alpha_betas)
     (loader,) = search.loaders.values()
 
-    def step() -> None:
+    def epoch() -> Iterator[None]:
         for images, labels in loader:
             theta.zero_grad(set_to_none=True)
             alpha.zero_grad(set_to_none=True)
@@ -322,8 +337,9 @@ def _step_without_costs(search: Search, network: nn.Module) -> Step:
             clip_grad_norm_(weights, e.clip)
             theta.step()
             alpha.step()
+            yield
 
-    return step
+    return _endless(epoch)
 
 
 def _ratio(name: str, bound: float | None, at_least: bool, above: Step, below: Step, repeats: int) -> Row:

@@ -81,6 +81,8 @@ class SNAS(Distribution):
     """``Z = softmax((α + G)/τ)`` with Gumbel noise G weighs all operations (Xie et al., 2019)."""
 
     def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
+        if not temperature > 0:
+            raise ValueError(f"temperature = {temperature}: must be above 0")
         gumbel = -torch.empty(self.alpha.shape).exponential_(generator=generator).log()
         perturbed = self.log_probability() + gumbel.to(self.alpha.device, self.alpha.dtype)
         return self._relaxed((perturbed / temperature).softmax(-1))

@@ -34,6 +34,9 @@ from wiring.topology import Topology
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
+#: An eps that vanishes beside any variance, so that the theorems are exact.
+NO_EPS = 1e-30
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -80,7 +83,7 @@ class Report:
 def set_eps(model: nn.Module, eps: float) -> nn.Module:
     """Give every normalisation in the model this ``eps`` and return the model.
 
-    The theorems are exact for 0. 0 itself makes a channel without variance NaN; 1e-30 vanishes beside any variance.
+    The theorems are exact for 0, but 0 makes a channel without variance NaN: :data:`NO_EPS` does not.
     """
     for part in model.modules():
         if hasattr(part, "eps"):
@@ -206,7 +209,7 @@ def verify_random(
     drawn = DARTS(topology, [0] * cells, std=1.0, generator=random).double().draw(random)
     gates = Gates(drawn.values.detach(), drawn.active)
     return verify(
-        set_eps(model, 1e-30),
+        set_eps(model, NO_EPS),
         images,
         labels,
         operations="cells.*.edges.*.*",
