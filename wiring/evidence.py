@@ -261,7 +261,7 @@ CLAIMS: dict[str, Claim] = {
         width_preference,
         "above",
         0.0,
-        "summary",
+        "p2",
         "p1-reference",
     ),
     "P3": Claim(
@@ -279,7 +279,7 @@ CLAIMS: dict[str, Claim] = {
         bypass_preference,
         "above",
         0.0,
-        "summary",
+        "p2",
         "p1-reference",
     ),
     "B1": Claim(

@@ -223,6 +223,9 @@ _P3_REFERENCE = replace(
     batch=64,
     alpha_lr=1e-2,
 )
+# Fewer images are learnt by heart sooner: another gap between the splits, with as many steps. One cell, to afford it.
+_P3_5000_IMAGES_REFERENCE = replace(_P3_REFERENCE, cells=1)
+_P3_1000_IMAGES_REFERENCE = replace(_P3_5000_IMAGES_REFERENCE, images=1_000, epochs=200)
 # The digits are easy: only wrong labels keep what is learnt from one half from serving the other.
 _P3_QUICK = replace(
     _P3_REFERENCE,
@@ -269,9 +272,14 @@ PRESETS: dict[str, Experiment] = {
     "p3-quick": _P3_QUICK,
     "p3-reference": _P3_REFERENCE,
     "p3-paper": _P3,
+    "p3-single-reference": replace(_P3_REFERENCE, level="single"),
+    "p3-5000-images-reference": _P3_5000_IMAGES_REFERENCE,
+    "p3-1000-images-reference": _P3_1000_IMAGES_REFERENCE,
+    "p3-1000-images-single-reference": replace(_P3_1000_IMAGES_REFERENCE, level="single"),
     "p1-log-sum-reference": replace(_P1_REFERENCE, searcher="dsnas-log-sum"),
     "p1-swapped-reference": replace(_P1_REFERENCE, topology=SWAPPED),
     "p1-darts-cell-reference": _P1_DARTS_CELL_REFERENCE,
+    "p1-one-cell-reference": replace(_P1_REFERENCE, cells=1),
     "p1-snas-reference": replace(_P1_REFERENCE, cells=1, searcher="snas"),
     "theorem2-quick": _THEOREM2_QUICK,
     "initial-reference": _INITIAL_REFERENCE,

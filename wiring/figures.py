@@ -18,7 +18,7 @@ from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
-from wiring.evidence import dropped, generalisation_gap, late_search_cost, retention
+from wiring.evidence import dropped, generalisation_gap, late_search_cost, retained, retention
 from wiring.operations import NAMES, NONE
 from wiring.records import GROUPS, Record
 from wiring.topology import Topology
@@ -253,6 +253,29 @@ def dose_response(groups: Mapping[str, Sequence[Record]]) -> Figure:
         right.axvline(0, color="0.6", lw=0.8)
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def retention_map(groups: Mapping[str, Sequence[Record]]) -> Figure:
+    """The share of the runs that retain an edge: a panel per named group, a row per first node, a column per last."""
+    with _style():
+        figure = Figure(figsize=(8.0, 3.3))
+        panels = figure.subplots(1, len(groups), squeeze=False)[0]
+        for axes, (name, records) in zip(panels, groups.items(), strict=True):
+            topology = records[0].experiment.topology
+            share = np.mean([retained(record) for record in records], axis=0)
+            first, nodes = len(topology.inputs), topology.nodes
+            grid = np.full((nodes - 1, nodes - first), np.nan)
+            for (i, j), value in zip(topology.edges, share, strict=True):
+                grid[i, j - first] = value
+                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < 0.6 else "black")
+            extent = (first - 0.5, nodes - 0.5, nodes - 1.5, -0.5)
+            image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, extent=extent, aspect="auto")
+            axes.axhline(first - 0.5, color="0.2", lw=1.2)
+            axes.set(title=name, xlabel="to node", xticks=range(first, nodes), yticks=range(nodes - 1))
+            axes.spines[:].set_visible(False)
+        panels[0].set_ylabel("from node")
+        figure.colorbar(image, ax=list(panels), label="share of runs that retain the edge")
     return figure
 
 
