@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import NO_EPS, SEEDS, examples
+from strategies import SEEDS, examples
 
 from wiring.gates import mix
 from wiring.identities import set_eps
