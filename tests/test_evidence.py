@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from wiring import evidence
 from wiring.chapters import chapters
-from wiring.evidence import CLAIMS, Claim, dropped, interval, judge, largest_drop, recovered, recovery, retained
+from wiring.evidence import (
+    CLAIMS,
+    Claim,
+    compare,
+    dropped,
+    interval,
+    judge,
+    largest_drop,
+    recovered,
+    recovery,
+    retained,
+)
 from wiring.experiments import PRESETS, Experiment
 from wiring.identities import Finding, Report
 from wiring.operations import NAMES
@@ -284,6 +295,21 @@ def test_verdict_as_text_says_claim_number_interval_and_seeds():
     text = str(judge("P1a", [record(*["DDKK"] * 5, seed=k) for k in range(3)]))
     assert text.startswith("P1a holds")
     assert all(part in text for part in ("  1, ", "[1, 1]", "3 seeds", "above 0.9"))
+
+
+def test_a_comparison_has_a_row_for_each_group_and_claim_that_its_runs_say_anything_of():
+    never = [record(*["KKKK"] * 5, seed=k) for k in range(3)]
+    always = [record(*["DDKK"] * 5, seed=k) for k in range(3)]
+    table = compare({"never": never, "always": always, "once": always[:1]}, ("P1a", "P1b"))
+    assert table.index.names == ["runs", "claim"]
+    assert table.to_dict("split")["data"] == [
+        ["fails", "0", "0 to 0", 3],
+        ["holds", "1", "1 to 1", 3],
+        ["holds", "1", "1 to 1", 3],
+        ["undecided", "1", "none", 1],
+        ["undecided", "1", "none", 1],
+    ]
+    assert ("never", "P1b") not in table.index
 
 
 # Theorem 2 and the identities

@@ -9,7 +9,7 @@ side, *undecided* otherwise or with fewer than three seeds. An identity is judge
 report (:func:`wiring.identities.verify`) gives it in double precision with a vanishing eps: it is to be rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -482,6 +482,22 @@ def judge(claim: str, evidence: Sequence[Record] | Sequence[Report]) -> Verdict:
     elif len(values) >= FEWEST_SEEDS and margins[1] <= 0:
         verdict = "fails"
     return Verdict(claim, verdict, float(np.mean(values)) if values else float("nan"), low, high, len(values))
+
+
+def compare(groups: Mapping[str, Sequence[Record]], claims: Sequence[str]) -> pd.DataFrame:
+    """Verdicts on several groups of runs as a table: a row for each group and claim that its runs say anything of."""
+    found = {(runs, claim): judge(claim, records) for runs, records in groups.items() for claim in claims}
+    rows = {
+        row: {
+            "verdict": own.verdict,
+            "estimate": f"{own.estimate:.2g}",
+            "95 % interval": f"{own.low:.2g} to {own.high:.2g}" if own.seeds > 1 else "none",
+            "seeds": own.seeds,
+        }
+        for row, own in found.items()
+        if own.seeds
+    }
+    return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["runs", "claim"]))
 
 
 def verdicts() -> list[Verdict]:
