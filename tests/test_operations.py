@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, examples
 
 from wiring.gates import mix
-from wiring.identities import set_eps
+from wiring.identities import NO_EPS, set_eps
 from wiring.normalise import EPS
 from wiring.operations import NAMES, NONE, OPERATIONS, Depthwise, FactorizedReduce, Node, ReLUConvBN
 
