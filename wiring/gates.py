@@ -5,6 +5,7 @@ operation ``O`` on edge ``(i, j)`` is that operation's cost, ``<dL/dX_j^i, O(X_i
 pass that trains the weights.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +41,11 @@ def image_dot(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]
     dtype = torch.promote_types(a.dtype, torch.float32)
     if b.dim() == 4 and b.is_contiguous(memory_format=torch.channels_last):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    a, b = (x.reshape(len(x), -1).to(dtype) for x in (a, b))
-    # A few images at a time: their products stay in the cache.
-    few = max(1, 2**18 // max(1, a.shape[1]))
+    # A few images at a time: their products stay in the cache, and so do copies, if it takes any.
+    few = max(1, 2**18 // max(1, math.prod(a.shape[1:])))
+    parts = ([x.reshape(len(x), -1).to(dtype) for x in pair] for pair in zip(a.split(few), b.split(few), strict=True))
     with torch.autocast(a.device.type, enabled=False):
-        return torch.cat([torch.linalg.vecdot(x, y) for x, y in zip(a.split(few), b.split(few), strict=True)])
+        return torch.cat([torch.linalg.vecdot(x, y) for x, y in parts])
 
 
 class _Mix(torch.autograd.Function):
