@@ -279,29 +279,21 @@ def retention_map(groups: Mapping[str, Sequence[Record]]) -> Figure:
     return figure
 
 
-def splits(bi: Sequence[Record], single: Sequence[Record]) -> Figure:
-    """L, H and cost over the epochs, for all, correct and wrong images; mean and range over seeds.
-
-    Shown are both splits of bi-level runs, and the one of single-level runs.
-    """
+def splits(records: Sequence[Record]) -> Figure:
+    """L, H and cost on both splits over the epochs, for all, correct and wrong images; mean and range over seeds."""
     quantities = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
-    curves = {
-        "bi-level, training split": (bi, "training", _PALETTE[0], "-"),
-        "bi-level, search split": (bi, "search", _PALETTE[3], "--"),
-        "single-level": (single, "training", _PALETTE[7], ":"),
-    }
     with _style():
         figure = Figure(figsize=(8.0, 6.2))
         panels = figure.subplots(3, 3, sharex=True, sharey="row")
         for (row, (quantity, label)), (column, group) in product(enumerate(quantities.items()), enumerate(GROUPS)):
             axes = panels[row][column]
-            for name, (runs, split, colour, line) in curves.items():
-                tables = [record.scalars for record in runs]
+            for split, colour, line in (("training", _PALETTE[0], "-"), ("search", _PALETTE[3], "--")):
+                tables = [record.scalars for record in records]
                 rows = [(table["split"] == split) & (table["group"] == group) for table in tables]
-                values = np.stack([table[own][quantity] for table, own in zip(tables, rows, strict=True)])
-                epochs = np.arange(1, values.shape[1] + 1)
-                axes.plot(epochs, values.mean(0), line, color=colour, label=name)
-                axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
+                curves = np.stack([table[own][quantity] for table, own in zip(tables, rows, strict=True)])
+                epochs = np.arange(1, curves.shape[1] + 1)
+                axes.plot(epochs, curves.mean(0), line, color=colour, label=f"{split} split")
+                axes.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.2, lw=0)
             axes.axhline(0, color="0.6", lw=0.8)
             if row == 0:
                 axes.set_title("all images" if group == "all" else f"{group}ly classified")
@@ -309,7 +301,7 @@ def splits(bi: Sequence[Record], single: Sequence[Record]) -> Figure:
                 axes.set_ylabel(label)
         figure.supxlabel("epoch")
         handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
