@@ -5,6 +5,9 @@ BIN := .venv/bin
 # The address of the repository, as https://github.com/OWNER/NAME: with it pages get launch buttons and live code.
 REPOSITORY ?=
 export WIRING_REPOSITORY := $(REPOSITORY)
+ifneq ($(filter-out https://%,$(REPOSITORY)),)
+$(error REPOSITORY = '$(REPOSITORY)': allowed: https://github.com/OWNER/NAME)
+endif
 
 # Jupyter Book exits 0 whatever went wrong unless -W makes warnings errors; --keep-going still shows all of them. Sphinx
 # does not repeat the warnings of a page that it takes to be up to date, so what a failed build left goes first.

@@ -346,8 +346,16 @@ def test_rerun_keeps_earlier_reruns(here, monkeypatch):
 def test_failing_cell_is_named_with_its_chapter_in_one_line(here, capsys):
     assert call("rerun", "broken", "--out", "out.ipynb") not in (0, None)
     *_, last = capsys.readouterr().err.splitlines()  # papermill shows its progress before
-    assert all(part in last for part in ("wiring: ", "'broken'", "cell 2", "ZeroDivisionError"))
-    assert (here / "out.ipynb").exists()
+    assert all(part in last for part in ("wiring: ", "'broken'", "cell 2", "ZeroDivisionError", "out.partial.ipynb"))
+    assert (here / "out.partial.ipynb").exists()
+    assert not (here / "out.ipynb").exists()
+
+
+def test_a_rerun_keeps_what_an_earlier_one_left_unfinished(here, capsys):
+    for k in ("broken", "broken-2"):
+        assert call("rerun", "broken") == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(f"kept in reruns/{k}.partial.ipynb")
+    assert sorted(snapshot(here / "reruns")) == ["broken-2.partial.ipynb", "broken.partial.ipynb"]
 
 
 @pytest.mark.parametrize(
@@ -358,8 +366,8 @@ def test_dead_kernel_and_endless_cell_are_named_and_the_notebook_is_kept(here, c
     notebook(here / "book/bad.ipynb", "epochs: int = 2", "print(epochs)", cell, "print('never')")
     assert call("rerun", "bad", *timeout) == 2
     *_, last = capsys.readouterr().err.splitlines()
-    assert last == f"wiring: chapter 'bad', cell 3: {reason}"
-    kept = nbformat.read(here / "reruns/bad.ipynb", as_version=4)
+    assert last == f"wiring: chapter 'bad', cell 3: {reason}; kept in reruns/bad.partial.ipynb"
+    kept = nbformat.read(here / "reruns/bad.partial.ipynb", as_version=4)
     assert kept.cells[1].outputs[0].text == "2\n"
     assert kept.cells[3].outputs == []
 

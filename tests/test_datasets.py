@@ -233,7 +233,7 @@ def test_missing_folder_is_refused(tmp_path):
 
 def test_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    assert "no such folder" in refusal(f"folder:{tmp_path / 'file'}")
+    assert "is a file" in refusal(f"folder:{tmp_path / 'file'}")
 
 
 def test_folder_without_classes_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from wiring.evidence import (
     recovered,
     recovery,
     retained,
+    turning_epoch,
 )
 from wiring.experiments import PRESETS, Experiment
 from wiring.identities import Finding, Report
@@ -289,6 +290,11 @@ def test_p1_of_runs_that_never_drop():
     assert judge("P1a", runs).verdict == "fails"
     assert judge("P1b", runs).verdict == "undecided"
     assert judge("P1b", runs).seeds == 0
+
+
+@pytest.mark.parametrize(("costs", "epoch"), [([2, 1, -1, 3, -2], 3), ([-1, 1], 1), ([2, 0], None)])
+def test_the_turning_epoch_is_the_first_with_a_negative_cost(costs, epoch):
+    assert turning_epoch(costly([0.1] * len(costs), costs)) == epoch
 
 
 def test_verdict_as_text_says_claim_number_interval_and_seeds():

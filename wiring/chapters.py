@@ -137,19 +137,18 @@ def rerun(name: str, given: Mapping[str, str], out: Path | None = None, timeout:
     ------
     ChapterError
         Before anything runs: as :func:`check`, or ``out`` exists. If a cell fails, takes too long or its kernel dies:
-        naming it; the notebook, as far as it got, is kept.
+        naming it; the notebook, as far as it got, is kept as ``.partial.ipynb``.
     """
     values = check(name, given)
     if out is None:
         candidates = (Path("reruns") / f"{name}{suffix}.ipynb" for suffix in ("", *(f"-{k}" for k in range(2, 10_000))))
-        out = next(path for path in candidates if not path.exists())
+        out = next(path for path in candidates if not (path.exists() or _partial(path).exists()))
     elif out.exists():
         raise ChapterError(f"{out} exists; choose another file, nothing is overwritten")
     elif out.suffix != ".ipynb":
         raise ChapterError(f"out = {str(out)!r}: a notebook's name ends in .ipynb")
     check_timeout(timeout)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _execute(chapter(name), out, values, timeout)
+    _execute_whole(chapter(name), out, values, timeout)
     return out
 
 
@@ -181,10 +180,18 @@ def reruns(name: str, grid: Mapping[str, Sequence[str]], out: Path) -> tuple[int
     return len(chosen), tasks, cores()
 
 
-def _execute_whole(source: Path, out: Path, values: dict[str, Any]) -> None:
-    unfinished = out.with_suffix(".partial.ipynb")
+def _partial(out: Path) -> Path:
+    return out.with_suffix(".partial.ipynb")
+
+
+def _execute_whole(source: Path, out: Path, values: dict[str, Any], timeout: int | None = None) -> None:
+    """Execute a notebook; until it is whole, and if it fails, it is kept beside ``out`` as ``.partial.ipynb``."""
+    unfinished = _partial(out)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    _execute(source, unfinished, values)
+    try:
+        _execute(source, unfinished, values, timeout)
+    except ChapterError as error:
+        raise ChapterError(f"{error}; kept in {unfinished}") from error
     unfinished.replace(out)
 
 

@@ -228,7 +228,7 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
     try:
         root = path / "train" if (path / "train").is_dir() else path
         if not root.is_dir():
-            raise DataError(f"data = 'folder:{path}': no such folder")
+            raise DataError(f"data = 'folder:{path}': {'is a file' if root.exists() else 'no such folder'}")
         tree = ImageFolder(str(root))
     except OSError as error:
         # torchvision names the empty classes, or says that there is no class folder.

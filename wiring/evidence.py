@@ -76,6 +76,12 @@ def recovery(record: Record) -> float:
     return float(recovered(record)[ever].mean()) if ever.any() else float("nan")
 
 
+def turning_epoch(record: Record) -> int | None:
+    """The first epoch whose mean cost at the last cell's output is negative on the training split, if any's is."""
+    negative = _training(record).query("cost < 0")
+    return None if negative.empty else int(negative.epoch.iloc[0])
+
+
 def width_preference(record: Record) -> float:
     """Share of the input edges that are retained minus that of the intermediate edges; NaN without both."""
     topology = record.experiment.topology
@@ -438,10 +444,11 @@ class Verdict:
 
     def __str__(self) -> str:
         claim = CLAIMS[self.claim]
+        interval = f"95 % interval [{self.low:.2g}, {self.high:.2g}]" if self.seeds > 1 else "no interval"
         return (
             f"{self.claim} {self.verdict}: {claim.statement}\n"
-            f"  {claim.quantity}:\n  {self.estimate:.2g}, 95 % interval [{self.low:.2g}, {self.high:.2g}] "
-            f"over {self.seeds} seeds; holds {claim.side} {claim.threshold:.3g}"
+            f"  {claim.quantity}:\n  {self.estimate:.2g}, {interval} over {self.seeds} seed{'s' * (self.seeds != 1)}; "
+            f"holds {claim.side} {claim.threshold:.3g}"
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from wiring.topology import MINIMAL, TOPOLOGIES, Topology, complete
+from wiring.topology import MINIMAL, TOPOLOGIES, Topology, complete, topology_name
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
@@ -163,15 +163,18 @@ def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def changed(experiment: Experiment) -> dict[str, Any]:
-    """The fields that differ from the authors' settings for DSNAS (the defaults), as JSON types."""
+    """The fields that differ from the authors' settings for DSNAS (the defaults), as JSON types, a topology by name."""
     authors = to_dict(Experiment())
-    return {name: value for name, value in to_dict(experiment).items() if value != authors[name]}
+    own = {name: value for name, value in to_dict(experiment).items() if value != authors[name]}
+    return own | ({"topology": topology_name(experiment.topology)} if "topology" in own else {})
 
 
 def explain(error: ValidationError) -> str:
     """The first complaint of a validation, in one line: field, value, what is allowed."""
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"])) or "experiment"
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{field}: no such field; allowed: {', '.join(DESCRIPTIONS)}"
     return f"{field} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
 
 

@@ -15,7 +15,7 @@ from wiring.experiments import PRESETS
 from wiring.figures import KINDS, bend, edge_kind, label_place, positions
 from wiring.operations import NAMES
 from wiring.records import REFERENCE, Record, load_reference
-from wiring.topology import MINIMAL, TOPOLOGIES, Topology
+from wiring.topology import MINIMAL, Topology, topology_name
 
 _SEARCHERS = {"darts": "DARTS", "snas": "SNAS", "dsnas": "DSNAS", "dsnas-log-sum": "DSNAS with the sum's logarithm"}
 
@@ -28,8 +28,9 @@ def searches() -> list[str]:
 def title(name: str, record: Record) -> str:
     """A preset's search in a few words: name, searcher, level, cells."""
     e = record.experiment
-    cell = next((f"{key} " for key, topology in TOPOLOGIES.items() if topology == e.topology), "")
-    return f"{name.removesuffix('-reference')}: {_SEARCHERS[e.searcher]}, {e.level}-level, {e.cells} {cell}cells"
+    kind = {"minimal": "minimal ", "darts": "DARTS "}.get(topology_name(e.topology), "")
+    cells = f"{e.cells} {kind}cell{'s' * (e.cells != 1)}"
+    return f"{name.removesuffix('-reference')}: {_SEARCHERS[e.searcher]}, {e.level}-level, {cells}"
 
 
 def search(name: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from wiring.experiments import Experiment, explain, from_json, to_dict, to_json
+from wiring.experiments import PRESETS, Experiment, explain, from_json, to_dict, to_json
 
 #: Raised by one whenever a record of an older format would be misread. In format 1 the provenance had no checksum.
 FORMAT = 2
@@ -344,7 +344,12 @@ def load(folder: Path | str) -> Record:
 
 
 def load_reference(name: str) -> list[Record]:
-    """The recorded runs of a preset in ``data/reference``, in the order of their seeds; empty if there are none."""
+    """The recorded runs of a preset in ``data/reference``, in the order of their seeds; empty if there are none.
+
+    Raises ValueError if there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"{name!r}: no such preset; allowed: {', '.join(PRESETS)}")
     records = [load(path) for path in REFERENCE.glob(f"{name}/seed-*")]
     return sorted(records, key=lambda record: record.experiment.seed)
 

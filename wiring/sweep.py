@@ -225,8 +225,10 @@ def _pool(workers: int, cluster: str | None) -> Iterator[Executor]:
         pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(max(1, cores() // workers))})
         try:
             yield pool
-        finally:
+        except BaseException:
             pool.shutdown(wait=True, kill_workers=True)
+            raise
+        pool.shutdown(wait=True)
         return
     try:
         from distributed import Client

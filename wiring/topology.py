@@ -132,3 +132,9 @@ TOPOLOGIES: dict[str, Topology] = {
     "simplified": complete((1,), 2),
     "darts": complete((2, 1), 4),
 }
+
+
+def topology_name(topology: Topology) -> str:
+    """Its name among :data:`TOPOLOGIES`, or its number of edges."""
+    names = (name for name, own in TOPOLOGIES.items() if own == topology)
+    return next(names, f"{len(topology.edges)} edges of its own")

@@ -203,7 +203,7 @@
       spoken.replaceChildren(
         element("strong", {}, `L − H is ${signed(output)} nats: ${signed(nodes[2])} at node 2 and ${signed(nodes[3])} at node 3.`),
         ` ${law}: ${signed(through[0])} on edge 0 and ${signed(through[1])} on edge 1, together ${signed(returned)}.`);
-      fill(root, `One minimal cell ${states[state]}, 32 images of digits`, chosen.map((k, e) => [e, operations[k], signed(direct[e]), e < 2 ? signed(through[e]) : "none", signed(total[e])]));
+      fill(root, `One minimal cell ${states[state]}, 32 images of digits`, chosen.map((k, e) => [e, operations[k], signed(direct[e]), e < 2 ? signed(through[e]) : "–", signed(total[e])]));
       const top = Math.max(...total.map(Math.abs), 1e-9);
       cell(graph, `The cell. ${chosen.map((k, e) => `Edge ${e}: ${operations[k]}, cost ${signed(total[e])} nats`).join("; ")}.`, minimal,
         chosen.map((k, e) => ({ width: k ? 1.5 + 9 * Math.abs(total[e]) / top : 1.5, opacity: k ? 1 : 0.4, dash: k ? "solid" : "dot",
