@@ -211,7 +211,7 @@ _P1_QUICK = replace(
     theta_lr_min=2e-4,
 )
 # Several cells, and labels that nothing can be learnt from: then some edges are kept only at the cost of others.
-_P2_QUICK = replace(_P1_QUICK, cells=3, channels=4, label_noise=0.8, epochs=15, alpha_lr=0.02)
+_P2_QUICK = replace(_P1_QUICK, cells=3, channels=4, label_noise=0.8, epochs=12, alpha_lr=0.02)
 _P3 = replace(_P1, searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
 # An eighth of the authors' steps. Without augmentation the splits part within them.
 _P3_REFERENCE = replace(

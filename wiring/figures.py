@@ -243,7 +243,9 @@ def dose_response(groups: Mapping[str, Sequence[Record]]) -> Figure:
     with _style():
         figure = Figure(figsize=(8.0, 3.2))
         left, right = figure.subplots(1, 2, sharey=True)
-        for (name, records), colour, marker in zip(groups.items(), cycle(_PALETTE), cycle(("o", "s", "^", "D"))):
+        for (name, records), colour, marker in zip(
+            groups.items(), cycle(_PALETTE), cycle(("o", "s", "^", "D", "v", "P"))
+        ):
             kept = [retention(record) for record in records]
             for axes, quantity in ((left, generalisation_gap), (right, late_search_cost)):
                 doses = [quantity(record) for record in records]
@@ -279,21 +281,29 @@ def retention_map(groups: Mapping[str, Sequence[Record]]) -> Figure:
     return figure
 
 
-def splits(records: Sequence[Record]) -> Figure:
-    """L, H and cost on both splits over the epochs, for all, correct and wrong images; mean and range over seeds."""
+def splits(bi: Sequence[Record], single: Sequence[Record]) -> Figure:
+    """L, H and cost over the epochs, for all, correct and wrong images; mean and range over seeds.
+
+    Shown are both splits of bi-level runs, and the one of single-level runs.
+    """
     quantities = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
+    curves = {
+        "bi-level, training split": (bi, "training", _PALETTE[0], "-"),
+        "bi-level, search split": (bi, "search", _PALETTE[3], "--"),
+        "single-level": (single, "training", _PALETTE[7], ":"),
+    }
     with _style():
         figure = Figure(figsize=(8.0, 6.2))
         panels = figure.subplots(3, 3, sharex=True, sharey="row")
         for (row, (quantity, label)), (column, group) in product(enumerate(quantities.items()), enumerate(GROUPS)):
             axes = panels[row][column]
-            for split, colour, line in (("training", _PALETTE[0], "-"), ("search", _PALETTE[3], "--")):
-                tables = [record.scalars for record in records]
+            for name, (runs, split, colour, line) in curves.items():
+                tables = [record.scalars for record in runs]
                 rows = [(table["split"] == split) & (table["group"] == group) for table in tables]
-                curves = np.stack([table[own][quantity] for table, own in zip(tables, rows, strict=True)])
-                epochs = np.arange(1, curves.shape[1] + 1)
-                axes.plot(epochs, curves.mean(0), line, color=colour, label=f"{split} split")
-                axes.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.2, lw=0)
+                values = np.stack([table[own][quantity] for table, own in zip(tables, rows, strict=True)])
+                epochs = np.arange(1, values.shape[1] + 1)
+                axes.plot(epochs, values.mean(0), line, color=colour, label=name)
+                axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
             axes.axhline(0, color="0.6", lw=0.8)
             if row == 0:
                 axes.set_title("all images" if group == "all" else f"{group}ly classified")
@@ -301,7 +311,7 @@ def splits(records: Sequence[Record]) -> Figure:
                 axes.set_ylabel(label)
         figure.supxlabel("epoch")
         handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -419,7 +429,9 @@ def none_probability(records: Sequence[Record]) -> Figure:
             panel.axhline(0, color="0.6", lw=0.6)
             panel.set_title(f"edge {number} {topology.edges[number]}")
             panel.set_ylim(-row * (len(records) + 1), top)
-            panel.set_yticks([tick for tick in (0, 0.1, 0.2, 0.5, 1.0) if tick <= top])
+            panel.set_yticks(
+                [tick for tick in ((0, 0.5, 1.0) if top >= 0.5 else (0, 0.1, 0.2, 0.3, 0.4)) if tick <= top]
+            )
         figure.supxlabel("epoch")
         figure.supylabel("p(None)")
         used = dict.fromkeys(edge_kind(topology, number) for number in range(len(topology.edges)))
