@@ -56,8 +56,8 @@ class Normalised:
         """Mean and covariance of the features over the batch and its pixels."""
         with torch.no_grad():
             d = pixels(self.features)
-            mean = d.flatten(0, 1).mean(0)
             # Image by image first: long sums lose digits, and squares minus the squared mean cancel.
+            mean = d.mean(1).mean(0)
             square = torch.bmm(d.mT, d).sum(0)
             return mean, torch.addr(square, mean, mean, beta=1 / (d.shape[0] * d.shape[1]), alpha=-1)
 

@@ -98,22 +98,24 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilatio
     """The kernel's gradient of a depthwise convolution that keeps the image's size.
 
     On a CPU the library is fast for kernels up to three columns wide and without dilation only, so wider ones are cut
-    into such strips, and a dilated one is a plain one on the grids of every ``dilation``-th row and column. In memory
-    the columns of such grids lie side by side like channels, which is how they are taken.
+    into such strips (on images that are wider than half a kernel), and a dilated one is a plain one on the grids of
+    every ``dilation``-th row and column. In memory the columns of such grids lie side by side like channels, which is
+    how they are taken.
     """
-    channels, padding = x.shape[1], kernel // 2
-    if x.device.type != "cpu":
+    channels, half = x.shape[1], kernel // 2
+    if x.device.type != "cpu" or x.shape[3] <= dilation * half:
         shape = (channels, 1, kernel, kernel)
-        return conv2d_weight(x, shape, gradient, padding=dilation * padding, dilation=dilation, groups=channels)
+        return conv2d_weight(x, shape, gradient, padding=dilation * half, dilation=dilation, groups=channels)
     x, gradient = _grids(x, dilation), _grids(gradient, dilation)
-    strips, columns = [], gradient.shape[3]
-    x = F.pad(x, (padding, padding))
+    strips = []
     for left in range(0, kernel, 3):
         width = min(3, kernel - left)
+        # How many columns outside the image a strip sees. The library adds none but equal numbers of them itself.
+        before, after = half - left, left + width - 1 - half
+        seen, padding = (x, before) if before == after else (F.pad(x, (before, after)), 0)
         shape = (dilation * channels, 1, kernel, width)
-        seen = x[..., left : left + columns + width - 1]
-        strips.append(conv2d_weight(seen, shape, gradient, padding=(padding, 0), groups=shape[0]))
-    return torch.cat(strips, dim=3).unflatten(0, (dilation, channels)).sum(0)
+        strips.append(conv2d_weight(seen, shape, gradient, padding=(half, padding), groups=shape[0]))
+    return torch.cat(strips, dim=3).view(dilation, channels, 1, kernel, kernel).sum(0)
 
 
 def _grids(x: Images, step: int) -> Float[Tensor, "grid_image column_channel grid_height grid_width"]:
