@@ -211,27 +211,26 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
         handle.remove()
     outputs = int(gates.active[..., 1:].sum())
     shape = (e.batch, e.channels, *images.shape[2:])
-    kernels = [(number, _forward_and_backward(_fast(module), at)) for (module, at), number in calls.items()]
-    kernels.append((outputs, partial(_gated_sum, *torch.randn(3, *shape).unbind())))
+    kernels = [(_forward_and_backward(_fast(module), at), number) for (module, at), number in calls.items()]
+    kernels.append((partial(_gated_sum, *torch.randn(3, *shape).unbind()), outputs))
 
     # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
     search.distribution.draw = lambda *_: gates  # type: ignore[method-assign]
 
-    step = _endless(search.run_epoch)
-    step()
-    ours = median(_seconds(step) for _ in range(repeats))
-    bare = sum(number * _alone(kernel) for number, kernel in kernels)
-    return Row(
-        f"{workload(e, size)}: ours / its bare kernels",
-        ours / bare,
-        bound,
-        False,
-        f"{_time(ours)} against {_time(bare)}",
-    )
+    def bare() -> None:
+        for kernel, number in kernels:
+            for _ in range(number):
+                kernel()
+
+    name = f"{workload(e, size)}: ours / its bare kernels"
+    return _ratio(name, bound, False, _endless(search.run_epoch), bare, repeats)
 
 
 def growth(what: str, field: str, sizes: Sequence[int], bound: float | None, repeats: int) -> Row:
-    """The exponent of a DARTS step's time or peak memory in a field of the experiment: the slope in logarithms."""
+    """The exponent of a DARTS step's time or peak memory in a field of the experiment: the slope in logarithms.
+
+    Of the time it is the median over rounds, so that a machine that changes its pace between them does not bend it.
+    """
     base = replace(DARTS, batch=32, cells=4)
     fields: list[dict[str, Any]] = [{field: size} for size in sizes]
     steps = [our_step(replace(base, **own), 32) for own in fields]
@@ -239,12 +238,11 @@ def growth(what: str, field: str, sizes: Sequence[int], bound: float | None, rep
         step()
     if what == "time":
         rounds = [[_seconds(step) for step in steps] for _ in range(repeats)]
-        values = [median(own) for own in zip(*rounds, strict=True)]
-        detail = ", ".join(map(_time, values))
     else:
-        values = [_peak(step) for step in steps]
-        detail = ", ".join(map(_mib, values))
-    slope = linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values]).slope
+        rounds = [[_peak(step) for step in steps]]
+    scale = [math.log(size) for size in sizes]
+    slope = median(linear_regression(scale, list(map(math.log, values))).slope for values in rounds)
+    detail = ", ".join((_time if what == "time" else _mib)(median(values)) for values in zip(*rounds, strict=True))
     name = f"DARTS step: {what} grows as {field} ({', '.join(map(str, sizes))}) to the power"
     return Row(name, slope, bound, False, detail)
 
@@ -373,10 +371,6 @@ def _gated_sum(x: Float[Tensor, "..."], total: Float[Tensor, "..."], gradient: F
     total + 0.5 * x
     0.5 * gradient
     image_dot(gradient, x)
-
-
-def _alone(kernel: Step) -> float:
-    return median(_seconds(kernel) for _ in range(7))
 
 
 def _peak(step: Step) -> float:
