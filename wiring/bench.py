@@ -93,7 +93,7 @@ def bench(repeats: int, file: Path | None = None, readme: Path | None = None) ->
         lambda: faster(3.5, DARTS_CELLS, 32, repeats),
         lambda: faster(2.5, DSNAS, 32, 4 * repeats),
         lambda: faster(1.5, SMALL, 8, 8 * repeats),
-        lambda: cost_recording(4 * repeats),
+        lambda: cost_recording(8 * repeats),
         lambda: probing(repeats),
         lambda: bare_kernels(DARTS, 32, 1.2, repeats),
         lambda: bare_kernels(DSNAS, 32, 1.2, 4 * repeats),

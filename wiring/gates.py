@@ -42,7 +42,7 @@ def image_dot(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]
     if b.dim() == 4 and b.is_contiguous(memory_format=torch.channels_last):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     # A few images at a time: their products stay in the cache, and so do copies, if it takes any.
-    few = max(1, 2**18 // max(1, math.prod(a.shape[1:])))
+    few = max(1, 2**19 // max(1, math.prod(a.shape[1:])))
     parts = ([x.reshape(len(x), -1).to(dtype) for x in pair] for pair in zip(a.split(few), b.split(few), strict=True))
     with torch.autocast(a.device.type, enabled=False):
         return torch.cat([torch.linalg.vecdot(x, y) for x, y in parts])
