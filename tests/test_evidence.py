@@ -1,8 +1,10 @@
 """The claims' definitions on trajectories made by hand, and verdicts and intervals against plain numpy."""
 
 import re
+from configparser import ConfigParser
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -316,6 +318,27 @@ def test_a_comparison_has_a_row_for_each_group_and_claim_that_its_runs_say_anyth
         ["undecided", "1", "none", 1],
     ]
     assert ("never", "P1b") not in table.index
+
+
+def test_of_a_live_comparison_the_notebooks_tests_compare_the_words():
+    rules = ConfigParser(interpolation=None)
+    rules.read(Path(__file__).parent / "nbval.cfg")
+
+    def compared(*dropped, live):
+        runs = [record(*["DDKK"] * edges, *["KKKK"] * (5 - edges), seed=k) for k, edges in enumerate(dropped)]
+        table = compare({"runs": runs}, ("P1a",), live)
+        texts = [table.to_html(), str(table)]
+        for rule in rules.sections():
+            texts = [re.sub(rules[rule]["regex"], rules[rule]["replace"], text) for text in texts]
+        return texts
+
+    def all_differ(some, others):
+        return all(one != other for one, other in zip(some, others, strict=True))
+
+    few, none, every = (1, 1, 2), (0, 0, 0), (5, 5, 5)  # fails, fails, holds
+    assert compared(*few, live=True) == compared(*none, live=True)
+    assert all_differ(compared(*none, live=True), compared(*every, live=True))
+    assert all_differ(compared(*few, live=False), compared(*none, live=False))
 
 
 # Theorem 2 and the identities

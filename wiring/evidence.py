@@ -343,8 +343,8 @@ CLAIMS: dict[str, Claim] = {
         "uniform-reference",
     ),
     "D1": Claim(
-        "in the simplified cell an operation costs more on the intermediate edge (1, 2) than on (0, 2)",
-        "mean cost on (1, 2) minus that on (0, 2) (nats)",
+        "in the simplified cell an operation costs more on the intermediate than on the straight edge",
+        "mean cost on the intermediate edge minus that on the straight one, all epochs (nats)",
         intermediate_excess,
         "above",
         0.0,
@@ -352,8 +352,8 @@ CLAIMS: dict[str, Claim] = {
         "simplified-reference",
     ),
     "D2": Claim(
-        "trained as often as (0, 2), the intermediate edge (1, 2) no longer costs more",
-        "mean cost on (1, 2) minus that on (0, 2) (nats)",
+        "trained as often as the straight edge, the intermediate edge no longer costs more",
+        "mean cost on the intermediate edge minus that on the straight one, all epochs (nats)",
         intermediate_excess,
         "below",
         0.0,
@@ -361,8 +361,8 @@ CLAIMS: dict[str, Claim] = {
         "equal-reference",
     ),
     "D3": Claim(
-        "with (0, 1) always trained and (1, 3) deleted, it costs more on (0, 2)",
-        "mean cost on (1, 2) minus that on (0, 2) (nats)",
+        "with the first node always fed and its own way to the output deleted, the straight edge costs more",
+        "mean cost on the intermediate edge minus that on the straight one, all epochs (nats)",
         intermediate_excess,
         "below",
         0.0,
@@ -402,7 +402,7 @@ CLAIMS: dict[str, Claim] = {
         "theorem2",
     ),
     "T2b": Claim(
-        "at the initial weights that cost is positive in expectation",
+        "at the initial weights the cost at the last cell's output is positive in expectation",
         "mean cost at the initial weights (nats)",
         initial_cost,
         "above",
@@ -411,7 +411,7 @@ CLAIMS: dict[str, Claim] = {
         "initial-reference",
     ),
     "T2c-sign": Claim(
-        "at high accuracy that cost is not positive",
+        "at high accuracy the cost at the last cell's output is not positive",
         f"mean cost over the epochs with an accuracy of {HIGH_ACCURACY:g} or more (nats)",
         cost_at_high_accuracy,
         "below",
@@ -420,7 +420,7 @@ CLAIMS: dict[str, Claim] = {
         "theorem2-quick",
     ),
     "T2c-trend": Claim(
-        "that cost falls as accuracy rises",
+        "the cost at the last cell's output falls as accuracy rises",
         "rank correlation of cost and accuracy over the epochs",
         cost_trend,
         "below",
@@ -491,14 +491,18 @@ def judge(claim: str, evidence: Sequence[Record] | Sequence[Report]) -> Verdict:
     return Verdict(claim, verdict, float(np.mean(values)) if values else float("nan"), low, high, len(values))
 
 
-def compare(groups: Mapping[str, Sequence[Record]], claims: Sequence[str]) -> pd.DataFrame:
-    """Verdicts on several groups of runs as a table: a row for each group and claim that its runs say anything of."""
+def compare(groups: Mapping[str, Sequence[Record]], claims: Sequence[str], live: bool = False) -> pd.DataFrame:
+    """Verdicts on several groups of runs as a table: a row for each group and claim that its runs say anything of.
+
+    The numbers of ``live`` runs are marked by ≈: training's digits differ between processors.
+    """
+    about = "≈ " if live else ""
     found = {(runs, claim): judge(claim, records) for runs, records in groups.items() for claim in claims}
     rows = {
         row: {
             "verdict": own.verdict,
-            "estimate": f"{own.estimate:.2g}",
-            "95 % interval": f"{own.low:.2g} to {own.high:.2g}" if own.seeds > 1 else "none",
+            "estimate": f"{about}{own.estimate:.2g}",
+            "95 % interval": f"{about}{own.low:.2g} to {own.high:.2g}" if own.seeds > 1 else "none",
             "seeds": own.seeds,
         }
         for row, own in found.items()

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
+from matplotlib.ticker import MaxNLocator
 
 from wiring.evidence import dropped, generalisation_gap, late_search_cost, retained, retention
 from wiring.operations import NAMES, NONE
@@ -270,9 +271,9 @@ def retention_map(groups: Mapping[str, Sequence[Record]]) -> Figure:
             grid = np.full((nodes - 1, nodes - first), np.nan)
             for (i, j), value in zip(topology.edges, share, strict=True):
                 grid[i, j - first] = value
-                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < 0.6 else "black")
+                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="black" if value < 0.4 else "white")
             extent = (first - 0.5, nodes - 0.5, nodes - 1.5, -0.5)
-            image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, extent=extent, aspect="auto")
+            image = axes.imshow(grid, cmap="viridis_r", vmin=0, vmax=1, extent=extent, aspect="auto")
             axes.axhline(first - 0.5, color="0.2", lw=1.2)
             axes.set(title=name, xlabel="to node", xticks=range(first, nodes), yticks=range(nodes - 1))
             axes.spines[:].set_visible(False)
@@ -355,11 +356,13 @@ def edge_costs(groups: Mapping[str, Sequence[Record]]) -> Figure:
                 colour = KINDS[edge_kind(topology, edge)]
                 means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in records]
                 curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
+                epochs = range(1, curves.shape[1] + 1)
                 for curve in curves:
-                    axes.plot(curve, color=colour, lw=0.7, alpha=0.5)
-                axes.plot(curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
+                    axes.plot(epochs, curve, color=colour, lw=0.7, alpha=0.5)
+                axes.plot(epochs, curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
             axes.axhline(0, color="0.4", lw=0.8)
             axes.set_title(title)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.legend(frameon=False)
         figure.supxlabel("epoch")
         figure.supylabel("mean cost (nats)")

@@ -168,7 +168,7 @@
     if (names.length > 1) controls.append(select("Search", names.map((name) => [name, titles[name]]), names[0], choose));
     controls.append(element("label", {}, "Seed ", seeds), play, element("label", { class: "wiring-slider" }, "Epoch ", slider));
     root.prepend(controls, spoken, element("div", { class: "wiring-pictures" }, graph, curves),
-      element("p", { class: "wiring-key" }, "An edge is as thick as its most probable operation is probable and as faint as None is; dotted, None itself is the most probable. Its operations together cost (red) or earn (blue). Curves are green for edges from the cell before last, blue for those from the last cell, orange for intermediate ones."));
+      element("p", { class: "wiring-key" }, "An edge is as thick as its most probable operation is probable and as faint as None is; dotted, None itself is the most probable. Its operations together cost (red) or earn (blue), by their mean costs in the epoch, weighed by their probabilities and summed over the cells; an edge is lost by what it costs over many epochs, so that a dotted one may earn in a single one. Curves are green for edges from the cell before last, blue for those from the last cell, orange for intermediate ones."));
     await choose(names[0]);
     return show;
   };
