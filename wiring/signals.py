@@ -7,7 +7,9 @@
 ...         raise Stopped(arrived[0])
 """
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,13 +28,26 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise Stopped inside the block when a signal arrives, so that files, pools and kernels are closed."""
+    """Raise Stopped inside the block when a signal arrives, so that files, pools and kernels are closed.
+
+    Python drops what is raised in a finaliser or in a weak reference's callback; the signal is then sent once more.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    with _handled(stop):
-        yield
+    def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
+        if isinstance(unraisable.exc_value, Stopped):
+            threading.Timer(0.01, os.kill, (os.getpid(), unraisable.exc_value.status - 128)).start()
+        else:
+            before(unraisable)
+
+    before, sys.unraisablehook = sys.unraisablehook, dropped
+    try:
+        with _handled(stop):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager
