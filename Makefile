@@ -57,7 +57,7 @@ html: setup ## build the book from the notebooks as committed, in seconds; REPOS
 outputs: setup ## execute every chapter and write the outputs back into book/
 	$(BIN)/python -m wiring chapters --out book
 
-bench: setup ## measure speed and memory on this machine, 8 minutes, and write them into data/bench.json and the README
+bench: setup ## measure speed and memory on this machine, 6 minutes, and write them into data/bench.json and the README
 	rm -f _build/bench.json && mkdir -p _build
 	$(BIN)/python -m wiring bench --json _build/bench.json --readme README.md; status=$$?; \
 	test ! -f _build/bench.json || mv _build/bench.json data/bench.json; exit $$status
