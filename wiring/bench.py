@@ -236,13 +236,11 @@ def growth(what: str, field: str, sizes: Sequence[int], bound: float | None, rep
     steps = [our_step(replace(base, **own), 32) for own in fields]
     for step in steps:
         step()
-    if what == "time":
-        rounds = [[_seconds(step) for step in steps] for _ in range(repeats)]
-    else:
-        rounds = [[_peak(step) for step in steps]]
+    measured, shown, often = {"time": (_seconds, _time, repeats), "memory": (_peak, _mib, 1)}[what]
+    rounds = [[measured(step) for step in steps] for _ in range(often)]
     scale = [math.log(size) for size in sizes]
     slope = median(linear_regression(scale, list(map(math.log, values))).slope for values in rounds)
-    detail = ", ".join((_time if what == "time" else _mib)(median(values)) for values in zip(*rounds, strict=True))
+    detail = ", ".join(shown(median(values)) for values in zip(*rounds, strict=True))
     name = f"DARTS step: {what} grows as {field} ({', '.join(map(str, sizes))}) to the power"
     return Row(name, slope, bound, False, detail)
 
