@@ -85,6 +85,17 @@ def test_training_turned_the_sign_of_most_architectures():
     assert shares["trained"] < 0.01 < 0.5 < shares["initial"]
 
 
+def test_the_exercises_architecture_is_one_of_hundreds_untrained_and_a_third_of_all_trained():
+    earning = {}
+    for state, values in explorer.load().items():
+        of = dict(zip(explorer.QUANTITIES, values.astype(int), strict=True))
+        costs = [of[f"direct {edge}"] + of.get(f"through {edge}", 0) for edge in range(5)]
+        earning[state] = (np.stack(costs) < 0).all(0)
+    assert earning["initial"][(NAMES.index("skip_connect"),) * 5]
+    assert 200 < earning["initial"].sum() < 1000
+    assert 0.3 < earning["trained"].mean() < 1 / 3
+
+
 def test_logo_and_card_are_what_the_code_draws(tmp_path):
     assert (BOOK / "_static" / "logo.svg").read_text() == logo.svg()
     logo.card(tmp_path / "card.png")
