@@ -8,9 +8,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from plain import NAMES, Network, copy_weights
 
-from wiring.gates import Gates
-from wiring.supernet import Supernet
-from wiring.topology import Topology
+from wiring.supernet.gates import Gates
+from wiring.supernet.network import Supernet
+from wiring.supernet.topology import Topology
 
 SEEDS = st.integers(0, 2**31 - 1)
 

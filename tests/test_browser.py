@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 
 from wiring import explorer
 from wiring.chapters import chapters
-from wiring.operations import NAMES
+from wiring.supernet.operations import NAMES
 from wiring.records import load_reference
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from wiring import chapters
 from wiring.__main__ import main
 from wiring.evidence import CLAIMS
 from wiring.experiments import PRESETS
-from wiring.topology import TOPOLOGIES
+from wiring.supernet.topology import TOPOLOGIES
 
 QUICK = ["run", "p1-quick", "--images", "32", "--batch", "16", "--cells", "1", "--channels", "2", "--epochs", "2"]
 

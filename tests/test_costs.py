@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from wiring import costs as costs_module
 from wiring.costs import CostProbe, Statistics
-from wiring.gates import image_dot
+from wiring.supernet.gates import image_dot
 from wiring.identities import NO_EPS, set_eps
-from wiring.normalise import Affine
-from wiring.topology import MINIMAL, TOPOLOGIES
+from wiring.supernet.normalise import Affine
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 close = torch.testing.assert_close
 NO_SKIP = MINIMAL.without_operations("none").without_operations("skip_connect", edge=(2, 3))

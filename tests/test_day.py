@@ -15,7 +15,7 @@ from wiring.datasets import Dataset
 from wiring.experiments import Experiment
 from wiring.records import save_checkpoint
 from wiring.search import Search, keep_memory
-from wiring.topology import Topology
+from wiring.supernet.topology import Topology
 torch.set_num_threads(1)
 keep_memory()
 topology = Topology((1,), ((0, 1),), (("skip_connect",),), (1,))

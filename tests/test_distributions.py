@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from wiring.costs import CostProbe
 from wiring.distributions import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Uniform
-from wiring.topology import MINIMAL, TOPOLOGIES
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 close = torch.testing.assert_close
 

@@ -29,9 +29,9 @@ from wiring.evidence import (
 )
 from wiring.experiments import PRESETS, Experiment
 from wiring.identities import Finding, Report
-from wiring.operations import NAMES
+from wiring.supernet.operations import NAMES
 from wiring.records import Record
-from wiring.topology import MINIMAL, TOPOLOGIES
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 #: One letter per epoch: D dropped, K kept, = a tie of None with the best operation.
 NONE_SHARE = {"D": 0.6, "K": 0.1, "=": 0.4}

@@ -21,7 +21,7 @@ from wiring.experiments import (
     to_dict,
     to_json,
 )
-from wiring.topology import MINIMAL, TOPOLOGIES
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 #: The authors' settings, as the paper's code has them.
 AUTHORS = {

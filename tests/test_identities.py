@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from wiring import costs as costs_module
 from wiring import identities
-from wiring.gates import Gates, image_dot
+from wiring.supernet.gates import Gates, image_dot
 from wiring.identities import NO_EPS, degree, set_eps, verify, verify_random
-from wiring.plain import PlainSupernet
-from wiring.topology import MINIMAL
+from wiring.supernet.textbook import PlainSupernet
+from wiring.supernet.topology import MINIMAL
 
 OPERATIONS, CELLS = "cells.*.edges.*.*", "cells.*"
 NORMALISED = MINIMAL.without_operations("skip_connect")

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from strategies import SEEDS, examples
 from torch.nn import functional as F
 
-from wiring.gates import mix
-from wiring.normalise import Normalised, images, normalised_relu, pixels
+from wiring.supernet.gates import mix
+from wiring.supernet.normalise import Normalised, images, normalised_relu, pixels
 
 close = torch.testing.assert_close
 

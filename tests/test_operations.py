@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, examples
 
-from wiring.gates import mix
+from wiring.supernet.gates import mix
 from wiring.identities import NO_EPS, set_eps
-from wiring.normalise import EPS
-from wiring.operations import NAMES, NONE, OPERATIONS, Depthwise, FactorizedReduce, Node, ReLUConvBN
+from wiring.supernet.normalise import EPS
+from wiring.supernet.operations import NAMES, NONE, OPERATIONS, Depthwise, FactorizedReduce, Node, ReLUConvBN
 
 close = torch.testing.assert_close
 MODULES = [name for name in NAMES if name != "none"]

@@ -12,10 +12,10 @@ import torch
 from wiring import explorer, logo, players
 from wiring.chapters import BOOK
 from wiring.evidence import dropped
-from wiring.operations import NAMES
+from wiring.supernet.operations import NAMES
 from wiring.records import load_reference
 from wiring.search import Search
-from wiring.topology import MINIMAL, TOPOLOGIES
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 
 def test_every_search_whose_alpha_moves_can_be_played():

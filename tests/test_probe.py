@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy, relu
 from torch.utils.checkpoint import checkpoint
 
 from wiring.costs import CostProbe
-from wiring.operations import NAMES
-from wiring.plain import PlainSupernet
-from wiring.topology import MINIMAL
+from wiring.supernet.operations import NAMES
+from wiring.supernet.textbook import PlainSupernet
+from wiring.supernet.topology import MINIMAL
 
 close = torch.testing.assert_close
 

@@ -12,9 +12,9 @@ from plain import NAMES, parameter_pairs
 from strategies import SEEDS, Case, cases, examples
 from torch.nn.functional import cross_entropy
 
-from wiring.gates import Gates
-from wiring.supernet import Supernet
-from wiring.topology import MINIMAL, TOPOLOGIES, Topology, complete
+from wiring.supernet.gates import Gates
+from wiring.supernet.network import Supernet
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete
 
 
 def close(own, expected, tolerance=1e-10):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plain import NAMES
 from strategies import Case, examples, topologies
 
-from wiring.topology import MINIMAL, TOPOLOGIES, Topology, complete
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete
 
 DARTS_EDGES = (
     *((0, 2), (1, 2)),

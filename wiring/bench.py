@@ -29,13 +29,13 @@ from tqdm import tqdm
 from wiring.costs import CostProbe, Statistics
 from wiring.datasets import Dataset
 from wiring.experiments import Experiment, preset
-from wiring.gates import Gates, image_dot
-from wiring.operations import Depthwise
-from wiring.plain import PlainSupernet
+from wiring.supernet.gates import Gates, image_dot
+from wiring.supernet.operations import Depthwise
+from wiring.supernet.textbook import PlainSupernet
 from wiring.search import Search, generator, keep_memory
 from wiring.search import run as search_run
 from wiring.sweep import sweep
-from wiring.topology import TOPOLOGIES
+from wiring.supernet.topology import TOPOLOGIES
 
 THREADS = 2
 #: The paper's setting: 8 minimal cells, 16 channels, 32x32 images, 96 a batch. α stays where it is, so that both sides

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wiring.gates import Gates
-from wiring.topology import Topology
+from wiring.supernet.gates import Gates
+from wiring.supernet.topology import Topology
 
 Alpha = Float[Tensor, "kind edge operation"]
 OfEdges = Float[Tensor, "edge operation"]

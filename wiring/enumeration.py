@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from wiring.operations import NAMES, Images
-from wiring.plain import PlainSupernet
-from wiring.topology import MINIMAL
+from wiring.supernet.operations import NAMES, Images
+from wiring.supernet.textbook import PlainSupernet
+from wiring.supernet.topology import MINIMAL
 
 Architectures = Float[Tensor, "op0 op1 op2 op3 op4"]
 

@@ -20,9 +20,9 @@ from scipy.stats import bootstrap, spearmanr
 
 from wiring.datasets import sample
 from wiring.identities import Report, verify_random
-from wiring.operations import NONE
+from wiring.supernet.operations import NONE
 from wiring.records import Record, load_reference
-from wiring.topology import MINIMAL
+from wiring.supernet.topology import MINIMAL
 
 #: Below this number of seeds nothing is decided.
 FEWEST_SEEDS = 3

@@ -12,7 +12,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from wiring.topology import MINIMAL, TOPOLOGIES, Topology, complete, topology_name
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete, topology_name
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]

@@ -16,10 +16,10 @@ from torch import Tensor
 from wiring import datasets
 from wiring.enumeration import enumerate_minimal
 from wiring.experiments import PRESETS
-from wiring.plain import PlainSupernet
+from wiring.supernet.textbook import PlainSupernet
 from wiring.records import REFERENCE
 from wiring.search import Search
-from wiring.topology import MINIMAL
+from wiring.supernet.topology import MINIMAL
 
 PATH = REFERENCE.parent / "explorer.npz"
 #: One cell whose weights learn under random architectures; four channels do for digits.

@@ -20,9 +20,9 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from wiring.evidence import dropped, generalisation_gap, late_search_cost, retained, retention
-from wiring.operations import NAMES, NONE
+from wiring.supernet.operations import NAMES, NONE
 from wiring.records import GROUPS, Record
-from wiring.topology import Topology
+from wiring.supernet.topology import Topology
 
 _PALETTE = sns.color_palette("colorblind")
 #: Colour of the edges that start at the last input node, the one before it, and at intermediate nodes.

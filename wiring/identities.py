@@ -28,9 +28,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from wiring.costs import CostProbe, fitting, refuse_compiled
 from wiring.distributions import DARTS
-from wiring.gates import Gates, image_dot
-from wiring.plain import PlainSupernet
-from wiring.topology import Topology
+from wiring.supernet.gates import Gates, image_dot
+from wiring.supernet.textbook import PlainSupernet
+from wiring.supernet.topology import Topology
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -196,7 +196,7 @@ def verify_random(
     Parameters
     ----------
     topology, cells, channels
-        The supernet (:class:`wiring.plain.PlainSupernet`).
+        The supernet (:class:`wiring.supernet.textbook.PlainSupernet`).
     images, labels
         A batch, in double precision.
     seed

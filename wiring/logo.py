@@ -8,7 +8,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from wiring.chapters import BOOK
 from wiring.figures import KINDS, edge_kind, positions
-from wiring.topology import MINIMAL
+from wiring.supernet.topology import MINIMAL
 
 TITLE = "The Wiring of\nDifferentiable\nArchitecture Search"
 

@@ -32,9 +32,9 @@ from wiring.datasets import Dataset, Labels, Loader
 from wiring.distributions import SEARCHERS, Distribution, Uniform
 from wiring.evidence import dropped
 from wiring.experiments import Experiment, check_device, to_json
-from wiring.operations import Images
+from wiring.supernet.operations import Images
 from wiring.records import GROUPS, Record, RecordError
-from wiring.supernet import Supernet
+from wiring.supernet.network import Supernet
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
 LEVELS = {

@@ -28,7 +28,7 @@ from sphinx.util.docutils import SphinxDirective
 from wiring import explorer, glossary, players, typeset
 from wiring.chapters import EXECUTION, chapters, parameters
 from wiring.evidence import dropped
-from wiring.operations import NAMES, NONE
+from wiring.supernet.operations import NAMES, NONE
 from wiring.records import REFERENCE, Record, load_reference
 
 #: The one variable that makes the book live: the address of its repository.

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from wiring.experiments import Experiment, from_texts, preset, to_dict, to_json, with_fields
 from wiring.records import Record, check_run, is_done, load, write
 from wiring.search import run
-from wiring.supernet import Supernet
+from wiring.supernet.network import Supernet
 
 #: How often a local worker may die before the runs that are left are given up; what Dask allows a task by default.
 DEATHS = 3

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from wiring.operations import NAMES
+from wiring.supernet.operations import NAMES
 
 Edge = tuple[int, int]
 

@@ -1,7 +1,7 @@
 """The textbook supernet, as public code for differentiable search writes it: what the fast one is measured against.
 
 NCHW modules, one ReLU per operation, ``sum(w * op(x))`` for relaxed gates; no cost is recorded. It computes the same
-function as :class:`wiring.supernet.Supernet` and can take over its weights.
+function as :class:`wiring.supernet.network.Supernet` and can take over its weights.
 """
 
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wiring.gates import Gates
-from wiring.operations import NAMES, Images
-from wiring.topology import Topology
+from wiring.supernet.gates import Gates
+from wiring.supernet.operations import NAMES, Images
+from wiring.supernet.topology import Topology
 
 
 def _bn(channels: int) -> nn.BatchNorm2d:
@@ -46,7 +46,7 @@ def _operation(name: str, channels: int) -> nn.Module:
 
 
 class PlainSupernet(nn.Module):
-    """A supernet of normal cells; the parameters are those of :class:`wiring.supernet.Supernet`, in the same order."""
+    """A supernet of normal cells; the parameters are those of :class:`wiring.supernet.network.Supernet`, in the same order."""
 
     def __init__(self, topology: Topology, cells: int, channels: int, classes: int, image_channels: int = 3) -> None:
         super().__init__()

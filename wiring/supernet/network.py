@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wiring.gates import Gates, mix
-from wiring.operations import NAMES, OPERATIONS, FactorizedReduce, Images, Node, ReLUConvBN
-from wiring.topology import Topology
+from wiring.supernet.gates import Gates, mix
+from wiring.supernet.operations import NAMES, OPERATIONS, FactorizedReduce, Images, Node, ReLUConvBN
+from wiring.supernet.topology import Topology
 
 
 class Cell(nn.Module):

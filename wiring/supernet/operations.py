@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from wiring.normalise import EPS, Normalised, normalised_relu
+from wiring.supernet.normalise import EPS, Normalised, normalised_relu
 
 Images = Float[Tensor, "batch channel height width"]
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wiring.normalise import Affine, Normalised, images, pixels
-from wiring.operations import Images
+from wiring.supernet.normalise import Affine, Normalised, images, pixels
+from wiring.supernet.operations import Images
 
 #: What an operation hands to the node that it ends in.
 Output = Images | Normalised
