@@ -10,7 +10,7 @@ from plain import NAMES, inner_products
 from strategies import SEEDS, Case, cases, examples, topologies
 from torch.nn.functional import cross_entropy
 
-from wiring.costs import CostProbe
+from wiring.costs.probe import CostProbe
 from wiring.distributions import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Uniform
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 

@@ -28,7 +28,7 @@ from wiring.evidence import (
     turning_epoch,
 )
 from wiring.experiments import PRESETS, Experiment
-from wiring.identities import Finding, Report
+from wiring.costs.identities import Finding, Report
 from wiring.supernet.operations import NAMES
 from wiring.records import Record
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES

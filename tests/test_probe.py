@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, relu
 from torch.utils.checkpoint import checkpoint
 
-from wiring.costs import CostProbe
+from wiring.costs.probe import CostProbe
 from wiring.supernet.operations import NAMES
 from wiring.supernet.textbook import PlainSupernet
 from wiring.supernet.topology import MINIMAL

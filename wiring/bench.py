@@ -26,7 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from wiring.costs import CostProbe, Statistics
+from wiring.costs.probe import CostProbe, Statistics
 from wiring.datasets import Dataset
 from wiring.experiments import Experiment, preset
 from wiring.supernet.gates import Gates, image_dot

@@ -6,7 +6,7 @@ dropped at any epoch of the last tenth of the search. *Retained*: not dropped at
 A claim is one number per run (:data:`CLAIMS`). Over several seeds they give an estimate, a 95 % interval and a
 verdict: *holds* if the whole interval lies on the claim's side of its threshold, *fails* if it lies on the other
 side, *undecided* otherwise or with fewer than three seeds. An identity is judged alike, by the residual that a model's
-report (:func:`wiring.identities.verify`) gives it in double precision with a vanishing eps: it is to be rounding.
+report (:func:`wiring.costs.identities.verify`) gives it in double precision with a vanishing eps: it is to be rounding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import bootstrap, spearmanr
 
 from wiring.datasets import sample
-from wiring.identities import Report, verify_random
+from wiring.costs.identities import Report, verify_random
 from wiring.supernet.operations import NONE
 from wiring.records import Record, load_reference
 from wiring.supernet.topology import MINIMAL

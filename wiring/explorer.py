@@ -14,7 +14,7 @@ from jaxtyping import Float, Int16
 from torch import Tensor
 
 from wiring import datasets
-from wiring.enumeration import enumerate_minimal
+from wiring.costs.enumeration import enumerate_minimal
 from wiring.experiments import PRESETS
 from wiring.supernet.textbook import PlainSupernet
 from wiring.records import REFERENCE

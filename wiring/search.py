@@ -27,7 +27,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from wiring import datasets, records, signals
-from wiring.costs import CostProbe, Statistics
+from wiring.costs.probe import CostProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader
 from wiring.distributions import SEARCHERS, Distribution, Uniform
 from wiring.evidence import dropped

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from wiring.costs import CostProbe, fitting, refuse_compiled
+from wiring.costs.probe import CostProbe, fitting, refuse_compiled
 from wiring.distributions import DARTS
 from wiring.supernet.gates import Gates, image_dot
 from wiring.supernet.textbook import PlainSupernet
