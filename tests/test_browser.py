@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 from wiring import explorer
 from wiring.chapters import chapters
 from wiring.supernet.operations import NAMES
-from wiring.records import load_reference
+from wiring.search.records import load_reference
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

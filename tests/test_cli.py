@@ -17,7 +17,7 @@ from PIL import Image
 from wiring import chapters
 from wiring.__main__ import main
 from wiring.evidence import CLAIMS
-from wiring.experiments import PRESETS
+from wiring.search.experiments import PRESETS
 from wiring.supernet.topology import TOPOLOGIES
 
 QUICK = ["run", "p1-quick", "--images", "32", "--batch", "16", "--cells", "1", "--channels", "2", "--epochs", "2"]
@@ -242,7 +242,7 @@ def test_diverged_run_is_said_in_one_line(here, capsys):
 
 
 def test_interrupted_run_says_how_to_go_on_and_goes_on(here, capsys, monkeypatch):
-    from wiring import records
+    from wiring.search.loop import records
 
     keep = records.save_checkpoint
 

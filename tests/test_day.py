@@ -12,9 +12,9 @@ import json, sys
 from pathlib import Path
 import psutil, torch
 from wiring.datasets import Dataset
-from wiring.experiments import Experiment
-from wiring.records import save_checkpoint
-from wiring.search import Search, keep_memory
+from wiring.search.experiments import Experiment
+from wiring.search.records import save_checkpoint
+from wiring.search.loop import Search, keep_memory
 from wiring.supernet.topology import Topology
 torch.set_num_threads(1)
 keep_memory()

@@ -11,7 +11,7 @@ from strategies import SEEDS, Case, cases, examples, topologies
 from torch.nn.functional import cross_entropy
 
 from wiring.costs.probe import CostProbe
-from wiring.distributions import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Uniform
+from wiring.search.searchers import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Uniform
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 close = torch.testing.assert_close

@@ -27,10 +27,10 @@ from wiring.evidence import (
     retained,
     turning_epoch,
 )
-from wiring.experiments import PRESETS, Experiment
+from wiring.search.experiments import PRESETS, Experiment
 from wiring.costs.identities import Finding, Report
 from wiring.supernet.operations import NAMES
-from wiring.records import Record
+from wiring.search.records import Record
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 #: One letter per epoch: D dropped, K kept, = a tie of None with the best operation.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from wiring.experiments import (
+from wiring.search.experiments import (
     DESCRIPTIONS,
     PRESETS,
     Experiment,

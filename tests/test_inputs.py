@@ -6,7 +6,7 @@ import pytest
 from test_cli import call, notebook, snapshot
 
 from wiring import chapters
-from wiring.experiments import DESCRIPTIONS, Experiment, to_dict
+from wiring.search.experiments import DESCRIPTIONS, Experiment, to_dict
 
 #: Kind of field -> values that none of that kind takes.
 NO_COUNT = ["0", "-1", "1.5", "one", "true", "[1]", "null1"]
@@ -96,7 +96,7 @@ def here(book, monkeypatch):
     monkeypatch.chdir(book)
     monkeypatch.setattr(chapters, "BOOK", book / "book")
     monkeypatch.setattr(chapters, "_execute", None)  # a call would fail
-    monkeypatch.setattr("wiring.sweep.CONNECT", 1)
+    monkeypatch.setattr("wiring.search.sweeps.CONNECT", 1)
     return book
 
 

@@ -13,8 +13,8 @@ from wiring import explorer, logo, players
 from wiring.chapters import BOOK
 from wiring.evidence import dropped
 from wiring.supernet.operations import NAMES
-from wiring.records import load_reference
-from wiring.search import Search
+from wiring.search.records import load_reference
+from wiring.search.loop import Search
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 

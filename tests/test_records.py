@@ -14,8 +14,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wiring.experiments import Experiment, to_json
-from wiring.records import (
+from wiring.search.experiments import Experiment, to_json
+from wiring.search.records import (
     CHECKPOINT,
     FORMAT,
     Record,

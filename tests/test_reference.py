@@ -8,9 +8,9 @@ import pytest
 
 from wiring import datasets
 from wiring.evidence import CLAIMS, judge
-from wiring.experiments import PRESETS
-from wiring.records import REFERENCE, load, load_reference
-from wiring.search import Search
+from wiring.search.experiments import PRESETS
+from wiring.search.records import REFERENCE, load, load_reference
+from wiring.search.loop import Search
 
 RUNS = sorted(REFERENCE.glob("*/seed-*"))
 

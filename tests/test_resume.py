@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from wiring import records
-from wiring.distributions import SEARCHERS
+from wiring.search.loop import records
+from wiring.search.searchers import SEARCHERS
 
 KILLING = Path(__file__).with_name("killing.py")
 FIELDS = {"epochs": 16, "images": 64, "batch": 8, "channels": 2, "alpha_lr": 0.05, "final_temperature": 0.5}

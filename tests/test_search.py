@@ -15,11 +15,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wiring import datasets, records, search
-from wiring.experiments import Experiment, to_json
-from wiring.records import RecordError
-from wiring.search import Diverged, Search, generator, run
-from wiring.sweep import run_seeds
+from wiring import datasets
+from wiring.search.loop import records
+from wiring.search.loop import loop as search
+from wiring.search.experiments import Experiment, to_json
+from wiring.search.records import RecordError
+from wiring.search.loop import Diverged, Search, generator, run
+from wiring.search.sweeps import run_seeds
 
 TINY = Experiment(data="digits", images=48, batch=16, cells=1, channels=2, epochs=3, crop=1, alpha_lr=0.05)
 CASES = [(searcher, level) for searcher in ("dsnas", "snas", "darts", "uniform") for level in ("single", "bi")]
@@ -75,7 +77,7 @@ def test_same_seed_gives_the_same_record_in_another_process():
         "from test_search import digest, from_json, run\n"
         "for text in sys.argv[2:]: print(digest(run(from_json(text))))"
     )
-    script = script.replace("digest, from_json, run", "digest, run\nfrom wiring.experiments import from_json")
+    script = script.replace("digest, from_json, run", "digest, run\nfrom wiring.search.experiments import from_json")
     arguments = [sys.executable, "-c", script, str(__file__).rpartition("/")[0], *map(to_json, chosen)]
     there = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split()
     assert there == [digest(recorded(experiment)) for experiment in chosen]

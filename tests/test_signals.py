@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from wiring.signals import Stopped, raised
+from wiring.search.signals import Stopped, raised
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from test_cli import call, notebook, snapshot
 
-from wiring import chapters, records
-from wiring.sweep import combinations, gather, sweep
+from wiring import chapters
+from wiring.search.loop import records
+from wiring.search.sweeps import combinations, gather, sweep
 
 GRID = ["--grid", "images=32", "--grid", "batch=16", "--grid", "channels=2", "--grid", "cells=1"]
 SMALL = ["sweep", "p1-quick", *GRID]
@@ -35,7 +36,7 @@ def in_a_thread(*arguments):
 @pytest.fixture
 def one_thread(monkeypatch):
     """What needs no process of its own is done in a thread: a worker takes seconds to start."""
-    monkeypatch.setattr("wiring.sweep._pool", in_a_thread)
+    monkeypatch.setattr("wiring.search.sweeps._pool", in_a_thread)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_sweep_on_dask_loses_nothing_when_a_worker_is_killed(here, cluster, caps
     thread.join()
     assert (status, capsys.readouterr().err) == (0, "")
     assert killed[0] < 4
-    monkeypatch.setattr("wiring.sweep._pool", in_a_thread)
+    monkeypatch.setattr("wiring.search.sweeps._pool", in_a_thread)
     assert call(*sweeping, "--workers", "1", "--out", "serial") == 0
     assert len(results(here / "dask")) == 4
     assert results(here / "dask") == results(here / "serial")
@@ -157,7 +158,7 @@ def test_task_that_kills_every_worker_is_given_up(monkeypatch):
             future.set_exception(BrokenExecutor())
             return future
 
-    monkeypatch.setattr("wiring.sweep._pool", lambda *arguments: nullcontext(Broken()))
+    monkeypatch.setattr("wiring.search.sweeps._pool", lambda *arguments: nullcontext(Broken()))
     failures = sweep({"dying": dying}, workers=1)
     assert list(failures) == ["dying"]
     assert "worker died, 4 times" in failures["dying"]

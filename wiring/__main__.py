@@ -17,7 +17,7 @@ from typing import NoReturn, TypeAlias
 
 from pydantic import ValidationError
 
-from wiring.experiments import (
+from wiring.search.experiments import (
     DESCRIPTIONS,
     PRESETS,
     Experiment,
@@ -29,10 +29,10 @@ from wiring.experiments import (
     to_dict,
     with_fields,
 )
-from wiring.records import is_done
-from wiring.search import DeviceFailed, run
-from wiring.signals import Stopped, raised
-from wiring.sweep import check_table, experiments, places, run_name, runs, sweep, write_table
+from wiring.search.records import is_done
+from wiring.search.loop import DeviceFailed, run
+from wiring.search.signals import Stopped, raised
+from wiring.search.sweeps import check_table, experiments, places, run_name, runs, sweep, write_table
 
 #: Seeds of a sweep.
 MOST = 10_000

@@ -24,9 +24,9 @@ from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 
 from wiring import datasets
-from wiring.experiments import DESCRIPTIONS, from_texts, preset
-from wiring.records import write
-from wiring.sweep import combinations, cores
+from wiring.search.experiments import DESCRIPTIONS, from_texts, preset
+from wiring.search.records import write
+from wiring.search.sweeps import combinations, cores
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
@@ -162,7 +162,7 @@ def reruns(name: str, grid: Mapping[str, Sequence[str]], out: Path) -> tuple[int
     grid
         For each parameter its values as texts; all combinations are run.
     out
-        The tasks (:func:`wiring.sweep.sweep`) keep each there as ``NAME-<digest>.ipynb``; until it is whole, and if it
+        The tasks (:func:`wiring.search.sweeps.sweep`) keep each there as ``NAME-<digest>.ipynb``; until it is whole, and if it
         fails, as ``.partial.ipynb``.
 
     Raises

@@ -21,7 +21,7 @@ from scipy.stats import bootstrap, spearmanr
 from wiring.datasets import sample
 from wiring.costs.identities import Report, verify_random
 from wiring.supernet.operations import NONE
-from wiring.records import Record, load_reference
+from wiring.search.records import Record, load_reference
 from wiring.supernet.topology import MINIMAL
 
 #: Below this number of seeds nothing is decided.

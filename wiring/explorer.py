@@ -15,10 +15,10 @@ from torch import Tensor
 
 from wiring import datasets
 from wiring.costs.enumeration import enumerate_minimal
-from wiring.experiments import PRESETS
+from wiring.search.experiments import PRESETS
 from wiring.supernet.textbook import PlainSupernet
-from wiring.records import REFERENCE
-from wiring.search import Search
+from wiring.search.records import REFERENCE
+from wiring.search.loop import Search
 from wiring.supernet.topology import MINIMAL
 
 PATH = REFERENCE.parent / "explorer.npz"

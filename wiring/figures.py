@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from wiring.evidence import dropped, generalisation_gap, late_search_cost, retained, retention
 from wiring.supernet.operations import NAMES, NONE
-from wiring.records import GROUPS, Record
+from wiring.search.records import GROUPS, Record
 from wiring.supernet.topology import Topology
 
 _PALETTE = sns.color_palette("colorblind")

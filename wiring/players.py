@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from wiring import explorer
-from wiring.experiments import PRESETS
+from wiring.search.experiments import PRESETS
 from wiring.figures import KINDS, bend, edge_kind, label_place, positions
 from wiring.supernet.operations import NAMES
-from wiring.records import REFERENCE, Record, load_reference
+from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.supernet.topology import MINIMAL, Topology, topology_name
 
 _SEARCHERS = {"darts": "DARTS", "snas": "SNAS", "dsnas": "DSNAS", "dsnas-log-sum": "DSNAS with the sum's logarithm"}

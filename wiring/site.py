@@ -29,7 +29,7 @@ from wiring import explorer, glossary, players, typeset
 from wiring.chapters import EXECUTION, chapters, parameters
 from wiring.evidence import dropped
 from wiring.supernet.operations import NAMES, NONE
-from wiring.records import REFERENCE, Record, load_reference
+from wiring.search.records import REFERENCE, Record, load_reference
 
 #: The one variable that makes the book live: the address of its repository.
 REPOSITORY = "WIRING_REPOSITORY"

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from wiring.costs.probe import CostProbe, fitting, refuse_compiled
-from wiring.distributions import DARTS
+from wiring.search.searchers import DARTS
 from wiring.supernet.gates import Gates, image_dot
 from wiring.supernet.textbook import PlainSupernet
 from wiring.supernet.topology import Topology

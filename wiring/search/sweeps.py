@@ -22,9 +22,9 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from wiring.experiments import Experiment, from_texts, preset, to_dict, to_json, with_fields
-from wiring.records import Record, check_run, is_done, load, write
-from wiring.search import run
+from wiring.search.experiments import Experiment, from_texts, preset, to_dict, to_json, with_fields
+from wiring.search.records import Record, check_run, is_done, load, write
+from wiring.search.loop import run
 from wiring.supernet.network import Supernet
 
 #: How often a local worker may die before the runs that are left are given up; what Dask allows a task by default.
@@ -45,7 +45,7 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
     seeds
         One run each.
     folder
-        Each run is kept in ``folder/seed-N`` and resumed there (:func:`wiring.search.run`); ``None`` keeps nothing.
+        Each run is kept in ``folder/seed-N`` and resumed there (:func:`wiring.search.loop.run`); ``None`` keeps nothing.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
     Raises
     ------
     ValueError
-        If there is no seed, or one stands twice, and as :func:`wiring.search.run`.
+        If there is no seed, or one stands twice, and as :func:`wiring.search.loop.run`.
     """
     experiments = [replace(experiment, seed=seed) for seed in seeds]
     if not experiments:
@@ -173,7 +173,7 @@ def runs(folders: Mapping[Path, Experiment]) -> dict[str, Callable[[], object]]:
 
 
 def gather(folder: Path) -> pd.DataFrame:
-    """The scalars of every finished run in a folder (:class:`wiring.records.Record`), one under the other.
+    """The scalars of every finished run in a folder (:class:`wiring.search.records.Record`), one under the other.
 
     In front stand the run's folder and the fields in which the runs differ. Raises RecordError if one is damaged.
     """

@@ -26,14 +26,16 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from wiring import datasets, records, signals
+from wiring import datasets
+from wiring.search.loop import records
+from wiring.search.loop import signals
 from wiring.costs.probe import CostProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader
-from wiring.distributions import SEARCHERS, Distribution, Uniform
+from wiring.search.searchers import SEARCHERS, Distribution, Uniform
 from wiring.evidence import dropped
-from wiring.experiments import Experiment, check_device, to_json
+from wiring.search.experiments import Experiment, check_device, to_json
 from wiring.supernet.operations import Images
-from wiring.records import GROUPS, Record, RecordError
+from wiring.search.records import GROUPS, Record, RecordError
 from wiring.supernet.network import Supernet
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
@@ -265,14 +267,14 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
     ------
     ValueError
         Before anything is written: no such device or data set (:class:`wiring.datasets.DataError`), or the folder
-        holds something else or a damaged run, or another process runs there (:class:`wiring.records.RecordError`).
+        holds something else or a damaged run, or another process runs there (:class:`wiring.search.records.RecordError`).
     Diverged
         If the loss or a cost stops being a number; the last checkpoint stays.
     DeviceFailed
         If memory runs out or the device is lost; the last checkpoint stays.
     OSError
         If a file cannot be written, as on a full disk; the last checkpoint stays.
-    wiring.signals.Stopped
+    wiring.search.signals.Stopped
         If Ctrl-C or SIGTERM stopped it, in a process' main thread; its step is done and saved.
     """
     path = None if folder is None else Path(folder)

@@ -33,7 +33,7 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from wiring.experiments import PRESETS, Experiment, explain, from_json, to_dict, to_json
+from wiring.search.experiments import PRESETS, Experiment, explain, from_json, to_dict, to_json
 
 #: Raised by one whenever a record of an older format would be misread. In format 1 the provenance had no checksum.
 FORMAT = 2

@@ -1,0 +1,1 @@
+"""What is run and kept: searchers, experiments, the search loop, records, and sweeps of many runs."""
