@@ -16,7 +16,7 @@ from PIL import Image
 
 from wiring import chapters
 from wiring.__main__ import main
-from wiring.evidence import CLAIMS
+from wiring.evidence.measures import CLAIMS
 from wiring.search.experiments import PRESETS
 from wiring.supernet.topology import TOPOLOGIES
 

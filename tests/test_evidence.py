@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wiring import evidence
+from wiring.evidence.measures import measures as evidence
 from wiring.chapters import chapters
-from wiring.evidence import (
+from wiring.evidence.measures import (
     CLAIMS,
     Claim,
     compare,

@@ -11,7 +11,7 @@ import torch
 
 from wiring import explorer, logo, players
 from wiring.chapters import BOOK
-from wiring.evidence import dropped
+from wiring.evidence.measures import dropped
 from wiring.supernet.operations import NAMES
 from wiring.search.records import load_reference
 from wiring.search.loop import Search

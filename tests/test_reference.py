@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wiring import datasets
-from wiring.evidence import CLAIMS, judge
+from wiring.evidence.measures import CLAIMS, judge
 from wiring.search.experiments import PRESETS
 from wiring.search.records import REFERENCE, load, load_reference
 from wiring.search.loop import Search

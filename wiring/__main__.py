@@ -249,7 +249,7 @@ def _add_verdicts(commands: Commands) -> None:
 
 
 def _verdicts(options: argparse.Namespace) -> None:
-    from wiring.evidence import CLAIMS, verdicts
+    from wiring.evidence.measures import CLAIMS, verdicts
 
     if options.json is not None and options.json.exists():
         raise ValueError(f"json = '{options.json}': exists; nothing is overwritten, choose another file")

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from wiring.evidence import dropped, generalisation_gap, late_search_cost, retained, retention
+from wiring.evidence.measures import dropped, generalisation_gap, late_search_cost, retained, retention
 from wiring.supernet.operations import NAMES, NONE
 from wiring.search.records import GROUPS, Record
 from wiring.supernet.topology import Topology

@@ -27,7 +27,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from wiring import explorer, glossary, players, typeset
 from wiring.chapters import EXECUTION, chapters, parameters
-from wiring.evidence import dropped
+from wiring.evidence.measures import dropped
 from wiring.supernet.operations import NAMES, NONE
 from wiring.search.records import REFERENCE, Record, load_reference
 

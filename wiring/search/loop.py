@@ -32,7 +32,7 @@ from wiring.search.loop import signals
 from wiring.costs.probe import CostProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader
 from wiring.search.searchers import SEARCHERS, Distribution, Uniform
-from wiring.evidence import dropped
+from wiring.evidence.measures import dropped
 from wiring.search.experiments import Experiment, check_device, to_json
 from wiring.supernet.operations import Images
 from wiring.search.records import GROUPS, Record, RecordError

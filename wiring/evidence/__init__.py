@@ -1,0 +1,1 @@
+"""What runs say: a number from a record, the claims about it, and their verdicts."""
