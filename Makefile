@@ -15,7 +15,7 @@ build_html = test -f _build/built || rm -rf _build/html _build/.doctrees; rm -f 
 	$(BIN)/jupyter-book build $(1) --config _config.yml --path-output . -q -W -n --keep-going && touch _build/built
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format book html outputs bench lock clean
+.PHONY: help setup test lint format book html outputs explorer logo bench lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -56,6 +56,12 @@ html: setup ## build the book from the notebooks as committed, in seconds; REPOS
 
 outputs: setup ## execute every chapter and write the outputs back into book/
 	$(BIN)/python -m wiring chapters --out book
+
+explorer: setup ## measure the cost explorer's costs anew, into data/explorer.npz
+	PYTHONPATH=book/extension $(BIN)/python -m wiring_book.explorer
+
+logo: setup ## draw the book's logo and its card for links, into book/_static
+	PYTHONPATH=book/extension $(BIN)/python -m wiring_book.logo
 
 bench: setup ## measure speed and memory on this machine, 6 minutes, and write them into data/bench.json and the README
 	rm -f _build/bench.json && mkdir -p _build

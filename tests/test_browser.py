@@ -15,11 +15,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fontTools.ttLib import TTFont
 from playwright.sync_api import sync_playwright
+from wiring_book import explorer
 
-from wiring import explorer
 from wiring.chapters import chapters
-from wiring.supernet.operations import NAMES
 from wiring.search.records import load_reference
+from wiring.supernet.operations import NAMES
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

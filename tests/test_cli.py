@@ -16,7 +16,7 @@ from PIL import Image
 
 from wiring import chapters
 from wiring.__main__ import main
-from wiring.evidence.measures import CLAIMS
+from wiring.evidence.claims import CLAIMS
 from wiring.search.experiments import PRESETS
 from wiring.supernet.topology import TOPOLOGIES
 
@@ -84,7 +84,7 @@ def refused(here, capsys, arguments, *parts):
 
 BAD = [
     # what there is to call
-    ([], "{run,sweep,rerun,presets,verdicts,chapters,bench,explorer,logo}"),
+    ([], "{run,sweep,rerun,presets,verdicts,chapters,bench}"),
     (["fly"], "'fly'", "run", "rerun", "presets"),
     (["--epochs", "3"], "run"),
     (["run"], "preset"),
@@ -242,7 +242,7 @@ def test_diverged_run_is_said_in_one_line(here, capsys):
 
 
 def test_interrupted_run_says_how_to_go_on_and_goes_on(here, capsys, monkeypatch):
-    from wiring.search.loop import records
+    from wiring.search import records
 
     keep = records.save_checkpoint
 

@@ -1,6 +1,6 @@
 """Words of the glossary are linked at their first use, and nowhere else."""
 
-from wiring.glossary import first_uses
+from wiring_book.glossary import first_uses
 
 TERMS = {"cell", "minimal cell", "None", "cost"}
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from wiring_book import explorer, logo, players
 
-from wiring import explorer, logo, players
 from wiring.chapters import BOOK
-from wiring.evidence.measures import dropped
-from wiring.supernet.operations import NAMES
-from wiring.search.records import load_reference
 from wiring.search.loop import Search
+from wiring.search.records import load_reference
+from wiring.search.searchers import dropped
+from wiring.supernet.operations import NAMES
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 

@@ -3,8 +3,7 @@
 import pytest
 from fontTools.ttLib import TTFont
 from math_core import LatexError
-
-from wiring.typeset import formula_characters, icon_characters, keep_together, mathml, package_data, write_font
+from wiring_book.typeset import formula_characters, icon_characters, keep_together, mathml, package_data, write_font
 
 
 def test_a_formula_becomes_mathml_in_line_and_on_its_own():

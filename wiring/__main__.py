@@ -1,4 +1,4 @@
-"""The command line: ``python -m wiring {run,sweep,rerun,presets,verdicts,chapters,bench,explorer,logo} ...``."""
+"""The command line: ``python -m wiring {run,sweep,rerun,presets,verdicts,chapters,bench} ...``."""
 
 import signal
 
@@ -29,8 +29,8 @@ from wiring.search.experiments import (
     to_dict,
     with_fields,
 )
-from wiring.search.records import is_done
 from wiring.search.loop import DeviceFailed, run
+from wiring.search.records import is_done
 from wiring.search.signals import Stopped, raised
 from wiring.search.sweeps import check_table, experiments, places, run_name, runs, sweep, write_table
 
@@ -55,10 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="python -m wiring", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{run,sweep,rerun,presets,verdicts,chapters,bench,explorer,logo}"
+        dest="command", required=True, metavar="{run,sweep,rerun,presets,verdicts,chapters,bench}"
     )
-    adders = (_add_run, _add_sweep, _add_rerun, _add_presets, _add_verdicts, _add_chapters, _add_bench)
-    for add in (*adders, _add_explorer, _add_logo):
+    for add in (_add_run, _add_sweep, _add_rerun, _add_presets, _add_verdicts, _add_chapters, _add_bench):
         add(commands)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -249,11 +248,12 @@ def _add_verdicts(commands: Commands) -> None:
 
 
 def _verdicts(options: argparse.Namespace) -> None:
-    from wiring.evidence.measures import CLAIMS, verdicts
+    from wiring.evidence.claims import CLAIMS
+    from wiring.evidence.verdicts import judge_all
 
     if options.json is not None and options.json.exists():
         raise ValueError(f"json = '{options.json}': exists; nothing is overwritten, choose another file")
-    found = verdicts()
+    found = judge_all()
     for own in found:
         source = CLAIMS[own.claim].reference
         print(own, f"({f'records: {source}' if source else 'checked now'})")
@@ -292,28 +292,6 @@ def _bench(options: argparse.Namespace) -> int:
     from wiring.bench import bench
 
     return 0 if bench(options.repeats, options.json, options.readme) else 1
-
-
-def _add_explorer(commands: Commands) -> None:
-    parser = commands.add_parser("explorer", help="measure the cost explorer's costs anew, into data/explorer.npz")
-    parser.set_defaults(call=_explorer)
-
-
-def _explorer(options: argparse.Namespace) -> None:
-    from wiring.explorer import make
-
-    make()
-
-
-def _add_logo(commands: Commands) -> None:
-    parser = commands.add_parser("logo", help="draw the book's logo and its card for links, into book/_static")
-    parser.set_defaults(call=_logo)
-
-
-def _logo(options: argparse.Namespace) -> None:
-    from wiring.logo import draw
-
-    draw()
 
 
 if __name__ == "__main__":

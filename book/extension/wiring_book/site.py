@@ -24,12 +24,12 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
-
-from wiring import explorer, glossary, players, typeset
 from wiring.chapters import EXECUTION, chapters, parameters
-from wiring.evidence.measures import dropped
-from wiring.supernet.operations import NAMES, NONE
 from wiring.search.records import REFERENCE, Record, load_reference
+from wiring.search.searchers import dropped
+from wiring.supernet.operations import NAMES, NONE
+
+from wiring_book import explorer, glossary, players, typeset
 
 #: The one variable that makes the book live: the address of its repository.
 REPOSITORY = "WIRING_REPOSITORY"

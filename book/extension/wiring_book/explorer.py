@@ -1,6 +1,6 @@
 """What the cost explorer shows: all architectures of one small cell on the digits, before and after its training.
 
-``python -m wiring explorer`` makes ``data/explorer.npz`` in about half a minute; it is committed, since a book is built
+``make explorer`` makes ``data/explorer.npz`` in about half a minute; it is committed, since a book is built
 from what was measured. The weights lie beside the costs, so that these can be measured again.
 """
 
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int16
 from torch import Tensor
-
 from wiring import datasets
 from wiring.costs.enumeration import enumerate_minimal
 from wiring.search.experiments import PRESETS
-from wiring.supernet.textbook import PlainSupernet
-from wiring.search.records import REFERENCE
 from wiring.search.loop import Search
+from wiring.search.records import REFERENCE
+from wiring.supernet.textbook import PlainSupernet
 from wiring.supernet.topology import MINIMAL
 
 PATH = REFERENCE.parent / "explorer.npz"
@@ -71,3 +70,7 @@ def make(path: Path = PATH) -> None:
         arrays[state] = measure(search.theta)
         arrays[f"{state}_weights"] = torch.cat([p.detach().flatten() for p in search.theta]).numpy()
     np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+if __name__ == "__main__":
+    make()

@@ -1,6 +1,6 @@
 """What the book's players show, as data for the browser: recorded searches, and the cost explorer's costs.
 
-The players themselves are ``book/_static/players.js``; :mod:`wiring.site` puts both into the built book.
+The players themselves are ``book/_static/players.js``; :mod:`wiring_book.site` puts both into the built book.
 """
 
 import base64
@@ -9,13 +9,13 @@ import zlib
 from typing import Any
 
 import numpy as np
-
-from wiring import explorer
-from wiring.search.experiments import PRESETS
 from wiring.figures import KINDS, bend, edge_kind, label_place, positions
-from wiring.supernet.operations import NAMES
+from wiring.search.experiments import PRESETS
 from wiring.search.records import REFERENCE, Record, load_reference
+from wiring.supernet.operations import NAMES
 from wiring.supernet.topology import MINIMAL, Topology, topology_name
+
+from wiring_book import explorer
 
 _SEARCHERS = {"darts": "DARTS", "snas": "SNAS", "dsnas": "DSNAS", "dsnas-log-sum": "DSNAS with the sum's logarithm"}
 

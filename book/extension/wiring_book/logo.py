@@ -5,7 +5,6 @@ from pathlib import Path
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.patches import FancyArrowPatch
-
 from wiring.chapters import BOOK
 from wiring.figures import KINDS, edge_kind, positions
 from wiring.supernet.topology import MINIMAL
@@ -65,3 +64,7 @@ def draw(folder: Path = BOOK / "_static") -> None:
     """Write both."""
     (folder / "logo.svg").write_text(svg())
     card(folder / "card.png")
+
+
+if __name__ == "__main__":
+    draw()
