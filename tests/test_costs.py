@@ -11,10 +11,10 @@ from plain import NAMES, inner_products
 from strategies import SEEDS, Case, cases, examples, normalised_topologies
 from torch.nn.functional import cross_entropy, one_hot
 
-from wiring.costs.probe import probe as costs_module
+from wiring.costs import probe as costs_module
+from wiring.costs.identities import NO_EPS, set_eps
 from wiring.costs.probe import CostProbe, Statistics
 from wiring.supernet.gates import image_dot
-from wiring.costs.identities import NO_EPS, set_eps
 from wiring.supernet.normalise import Affine
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 

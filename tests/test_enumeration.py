@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from strategies import SEEDS, Case, examples
 from torch.nn.functional import cross_entropy
 
-from wiring.costs.probe import CostProbe
 from wiring.costs.enumeration import enumerate_minimal
+from wiring.costs.probe import CostProbe
 from wiring.supernet.operations import NAMES
 from wiring.supernet.textbook import PlainSupernet
 from wiring.supernet.topology import MINIMAL

@@ -12,25 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wiring.evidence.measures import measures as evidence
 from wiring.chapters import chapters
-from wiring.evidence.measures import (
-    CLAIMS,
-    Claim,
-    compare,
-    dropped,
-    interval,
-    judge,
-    largest_drop,
-    recovered,
-    recovery,
-    retained,
-    turning_epoch,
-)
-from wiring.search.experiments import PRESETS, Experiment
 from wiring.costs.identities import Finding, Report
-from wiring.supernet.operations import NAMES
+from wiring.evidence import claims, measures, verdicts
+from wiring.evidence.claims import CLAIMS, Claim
+from wiring.evidence.measures import largest_drop, recovered, recovery, retained, turning_epoch
+from wiring.evidence.verdicts import compare, interval, judge
+from wiring.search.experiments import PRESETS, Experiment
 from wiring.search.records import Record
+from wiring.search.searchers import dropped
+from wiring.supernet.operations import NAMES
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 #: One letter per epoch: D dropped, K kept, = a tie of None with the best operation.
@@ -276,7 +267,7 @@ def test_the_claims_thresholds_are_as_fixed():
     assert CLAIMS["P1a"].statistic is largest_drop
     assert CLAIMS["P1b"].threshold == 0.0
     assert CLAIMS["P1b"].statistic is recovery
-    assert evidence.FEWEST_SEEDS == 3
+    assert verdicts.FEWEST_SEEDS == 3
 
 
 def test_p1_of_runs_that_drop_all_and_recover_some():
@@ -398,7 +389,7 @@ def test_an_identity_holds_to_rounding(identity):
     def verdict(*residuals):
         return judge(identity, [Report({identity: Finding(own, True, "")}, 1.0) for own in residuals]).verdict
 
-    assert CLAIMS[identity].threshold == evidence.ROUNDING == 1e-10
+    assert CLAIMS[identity].threshold == claims.ROUNDING == 1e-10
     assert verdict(1e-15, 1e-16, 1e-14) == "holds"
     assert verdict(1e-15, 1e-16, 1e-3) == "undecided"
     assert verdict(1e-5, 1e-6, 1e-3) == "fails"
@@ -487,7 +478,7 @@ def test_bi_level_claims_say_nothing_of_a_single_level_run():
 
 def test_the_generalisation_gap_is_the_late_difference_of_the_accuracies():
     run = bi_level({("training", "all", "accuracy"): 0.9, ("search", "all", "accuracy"): 0.4})
-    assert evidence.generalisation_gap(run) == pytest.approx(0.5)
+    assert measures.generalisation_gap(run) == pytest.approx(0.5)
 
 
 def test_the_pattern_claims_sides_and_thresholds_are_as_fixed():
@@ -579,8 +570,8 @@ def test_verdicts_on_the_intermediate_edge(claim, good, bad):
 
 def test_every_claim_gets_a_verdict_from_its_own_records(monkeypatch):
     asked = []
-    monkeypatch.setattr(evidence, "load_reference", lambda name: asked.append(name) or [])
-    found = evidence.verdicts()
+    monkeypatch.setattr(verdicts, "load_reference", lambda name: asked.append(name) or [])
+    found = verdicts.judge_all()
     assert [own.claim for own in found] == list(CLAIMS)
     assert set(asked) <= set(PRESETS)
     assert {own.claim for own in found if own.verdict == "holds"} == {"T1", "CA", "CO", "T2a"}

@@ -10,10 +10,10 @@ from strategies import SEEDS, Case, cases, examples, normalised_topologies
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from wiring.costs.probe import probe as costs_module
+from wiring.costs import probe as costs_module
+from wiring.costs.identities import NO_EPS, degree, set_eps, verify, verify_random
 from wiring.costs.probe import identities
 from wiring.supernet.gates import Gates, image_dot
-from wiring.costs.identities import NO_EPS, degree, set_eps, verify, verify_random
 from wiring.supernet.textbook import PlainSupernet
 from wiring.supernet.topology import MINIMAL
 

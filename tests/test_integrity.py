@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import call, snapshot
 
-from wiring.search.loop import records
-from wiring.search.loop import loop as search
+from wiring.search import loop as search
+from wiring.search.loop import Search, records
 from wiring.search.records import CHECKPOINTS, RecordError
-from wiring.search.loop import Search
 
 FIELDS = ["--images=32", "--batch=8", "--cells=1", "--channels=1", "--epochs=3", "--topology=simplified"]
 RUN = ["run", "p1-quick", *FIELDS]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from wiring import datasets
-from wiring.evidence.measures import CLAIMS, judge
+from wiring.evidence.claims import CLAIMS
+from wiring.evidence.verdicts import judge
 from wiring.search.experiments import PRESETS
-from wiring.search.records import REFERENCE, load, load_reference
 from wiring.search.loop import Search
+from wiring.search.records import REFERENCE, load, load_reference
 
 RUNS = sorted(REFERENCE.glob("*/seed-*"))
 

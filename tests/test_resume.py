@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wiring.search.loop import records
+from wiring.search import records
 from wiring.search.searchers import SEARCHERS
 
 KILLING = Path(__file__).with_name("killing.py")

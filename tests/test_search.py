@@ -16,11 +16,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wiring import datasets
-from wiring.search.loop import records
-from wiring.search.loop import loop as search
+from wiring.search import loop as search
 from wiring.search.experiments import Experiment, to_json
+from wiring.search.loop import Diverged, Search, generator, records, run
 from wiring.search.records import RecordError
-from wiring.search.loop import Diverged, Search, generator, run
 from wiring.search.sweeps import run_seeds
 
 TINY = Experiment(data="digits", images=48, batch=16, cells=1, channels=2, epochs=3, crop=1, alpha_lr=0.05)

@@ -14,7 +14,7 @@ import pytest
 from test_cli import call, notebook, snapshot
 
 from wiring import chapters
-from wiring.search.loop import records
+from wiring.search import records
 from wiring.search.sweeps import combinations, gather, sweep
 
 GRID = ["--grid", "images=32", "--grid", "batch=16", "--grid", "channels=2", "--grid", "cells=1"]

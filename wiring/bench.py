@@ -29,12 +29,12 @@ from tqdm import tqdm
 from wiring.costs.probe import CostProbe, Statistics
 from wiring.datasets import Dataset
 from wiring.search.experiments import Experiment, preset
-from wiring.supernet.gates import Gates, image_dot
-from wiring.supernet.operations import Depthwise
-from wiring.supernet.textbook import PlainSupernet
 from wiring.search.loop import Search, generator, keep_memory
 from wiring.search.loop import run as search_run
 from wiring.search.sweeps import sweep
+from wiring.supernet.gates import Gates, image_dot
+from wiring.supernet.operations import Depthwise
+from wiring.supernet.textbook import PlainSupernet
 from wiring.supernet.topology import TOPOLOGIES
 
 THREADS = 2

@@ -162,7 +162,7 @@ def reruns(name: str, grid: Mapping[str, Sequence[str]], out: Path) -> tuple[int
     grid
         For each parameter its values as texts; all combinations are run.
     out
-        The tasks (:func:`wiring.search.sweeps.sweep`) keep each there as ``NAME-<digest>.ipynb``; until it is whole, and if it
+        The tasks (:func:`wiring.sweep`) keep each there as ``NAME-<digest>.ipynb``; until it is whole, and if it
         fails, as ``.partial.ipynb``.
 
     Raises

@@ -19,9 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from wiring.evidence.measures import dropped, generalisation_gap, late_search_cost, retained, retention
-from wiring.supernet.operations import NAMES, NONE
+from wiring.evidence.measures import generalisation_gap, late_search_cost, retained, retention
 from wiring.search.records import GROUPS, Record
+from wiring.search.searchers import dropped
+from wiring.supernet.operations import NAMES, NONE
 from wiring.supernet.topology import Topology
 
 _PALETTE = sns.color_palette("colorblind")

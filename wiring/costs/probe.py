@@ -30,7 +30,7 @@ from wiring.supernet.network import Supernet
 class CostProbe:
     """While the block runs, every forward and backward pass of the model is measured; the last one is kept.
 
-    Without ``modules`` the model is a :class:`wiring.supernet.network.Supernet`, and the cost of every cell, edge and operation
+    Without ``modules`` the model is a :class:`wiring.Supernet`, and the cost of every cell, edge and operation
     is measured through its gates. With them the cost ``<dL/dX, X>`` is measured at the output ``X`` of each of those
     modules, summed over its calls and over the tensors of an output that has several. The model is not edited: modules
     that return their input, whose output is changed in place, that are frozen, checkpointed or run under autocast are

@@ -27,16 +27,14 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from wiring import datasets
-from wiring.search.loop import records
-from wiring.search.loop import signals
 from wiring.costs.probe import CostProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader
-from wiring.search.searchers import SEARCHERS, Distribution, Uniform
-from wiring.evidence.measures import dropped
+from wiring.search import records, signals
 from wiring.search.experiments import Experiment, check_device, to_json
-from wiring.supernet.operations import Images
 from wiring.search.records import GROUPS, Record, RecordError
+from wiring.search.searchers import SEARCHERS, Distribution, Uniform, dropped
 from wiring.supernet.network import Supernet
+from wiring.supernet.operations import Images
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
 LEVELS = {
@@ -267,7 +265,7 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
     ------
     ValueError
         Before anything is written: no such device or data set (:class:`wiring.datasets.DataError`), or the folder
-        holds something else or a damaged run, or another process runs there (:class:`wiring.search.records.RecordError`).
+        holds something else or a damaged run, or another process runs there (:class:`wiring.RecordError`).
     Diverged
         If the loss or a cost stops being a number; the last checkpoint stays.
     DeviceFailed

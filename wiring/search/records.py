@@ -53,7 +53,7 @@ LARGEST = {
 GROUPS = ("all", "correct", "wrong")
 
 #: The records that the book shows.
-REFERENCE = Path(__file__).resolve().parent.parent / "data" / "reference"
+REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 
 
 class RecordError(ValueError):

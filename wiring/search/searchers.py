@@ -7,11 +7,13 @@ All of them descend the same local cost ``C = <dL/dX, O(X)>`` (the paper's unifi
 - DSNAS, one-hot ``Z ~ softmax(α)``:       ``dL/dα_s = C(Z) d log p(Z) / dα_s = C(Z) (Z_s - p_s)``
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wiring.supernet.gates import Gates
+from wiring.supernet.operations import NONE
 from wiring.supernet.topology import Topology
 
 Alpha = Float[Tensor, "kind edge operation"]
@@ -145,3 +147,8 @@ SEARCHERS: dict[str, type[Distribution]] = {
     "dsnas-log-sum": LogSumDSNAS,
     "uniform": Uniform,
 }
+
+
+def dropped(probability: Float[np.ndarray, "*time edge operation"]) -> Bool[np.ndarray, "*time edge"]:
+    """Whether None is strictly the most probable operation of an edge."""
+    return probability[..., NONE] > np.delete(probability, NONE, axis=-1).max(-1)

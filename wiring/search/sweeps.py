@@ -23,8 +23,8 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from wiring.search.experiments import Experiment, from_texts, preset, to_dict, to_json, with_fields
-from wiring.search.records import Record, check_run, is_done, load, write
 from wiring.search.loop import run
+from wiring.search.records import Record, check_run, is_done, load, write
 from wiring.supernet.network import Supernet
 
 #: How often a local worker may die before the runs that are left are given up; what Dask allows a task by default.
@@ -45,7 +45,7 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
     seeds
         One run each.
     folder
-        Each run is kept in ``folder/seed-N`` and resumed there (:func:`wiring.search.loop.run`); ``None`` keeps nothing.
+        Each run is kept in ``folder/seed-N`` and resumed there (:func:`wiring.run`); ``None`` keeps nothing.
 
     Returns
     -------

@@ -46,7 +46,7 @@ def _operation(name: str, channels: int) -> nn.Module:
 
 
 class PlainSupernet(nn.Module):
-    """A supernet of normal cells; the parameters are those of :class:`wiring.supernet.network.Supernet`, in the same order."""
+    """A supernet of normal cells; the parameters are those of :class:`wiring.Supernet`, in the same order."""
 
     def __init__(self, topology: Topology, cells: int, channels: int, classes: int, image_channels: int = 3) -> None:
         super().__init__()
