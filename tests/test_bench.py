@@ -62,7 +62,7 @@ def test_both_sides_of_a_comparison_compute_the_same(searcher):
     search = bench.Search(e, bench.noise(e, 8))
     ours = search.supernet.double()
     plain = bench.PlainSupernet(e.topology, e.cells, e.channels, 10).double().copy_weights(ours.parameters())
-    gates = search.distribution.draw(search.generators["architectures"])
+    gates = search.searcher.draw(search.generators["architectures"])
     gates = replace(gates, values=gates.values.detach().double())
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(4)

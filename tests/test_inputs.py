@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from test_cli import call, notebook, snapshot
+from command import call, notebook, snapshot
 
 from wiring import chapters
 from wiring.search.experiments import DESCRIPTIONS, Experiment, to_dict

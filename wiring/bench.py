@@ -193,7 +193,7 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
     """
     search = Search(e, noise(e, size))
     plain = PlainSupernet(e.topology, e.cells, e.channels, 10)
-    drawn = search.distribution.draw(generator(0, "kernels"))
+    drawn = search.searcher.draw(generator(0, "kernels"))
     gates = replace(drawn, values=drawn.values.detach())
     calls: Counter[tuple[nn.Module, tuple[int, ...]]] = Counter()
     alone: dict[str, nn.Module] = {}
@@ -215,7 +215,7 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
     kernels.append((partial(_gated_sum, *torch.randn(3, *shape).unbind()), outputs))
 
     # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
-    search.distribution.draw = lambda *_: gates  # type: ignore[method-assign]
+    search.searcher.draw = lambda *_: gates  # type: ignore[method-assign]
 
     def bare() -> None:
         for kernel, number in kernels:
@@ -319,17 +319,17 @@ def textbook_step(e: Experiment, size: int) -> Step:
 
 
 def _step_without_costs(search: Search, network: nn.Module) -> Step:
-    e, distribution, draws = search.experiment, search.distribution, search.generators["architectures"]
+    e, searcher, draws = search.experiment, search.searcher, search.generators["architectures"]
     weights = list(network.parameters())
     theta = torch.optim.SGD(weights, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay)
-    alpha = torch.optim.Adam([distribution.alpha], lr=e.alpha_lr, betas=e.alpha_betas)
+    alpha = torch.optim.Adam([searcher.alpha], lr=e.alpha_lr, betas=e.alpha_betas)
     (loader,) = search.loaders.values()
 
     def epoch() -> Iterator[None]:
         for images, labels in loader:
             theta.zero_grad(set_to_none=True)
             alpha.zero_grad(set_to_none=True)
-            gates = distribution.draw(draws)
+            gates = searcher.draw(draws)
             F.cross_entropy(network(images.contiguous(), gates), labels).backward()
             clip_grad_norm_(weights, e.clip)
             theta.step()

@@ -27,7 +27,11 @@ from wiring.supernet.topology import Topology
 
 _PALETTE = sns.color_palette("colorblind")
 #: Colour of the edges that start at the last input node, the one before it, and at intermediate nodes.
-KINDS = {"from the last cell": _PALETTE[0], "from the cell before last": _PALETTE[2], "intermediate": _PALETTE[1]}
+ORIGINS = {
+    "from the last cell": _PALETTE[0],
+    "from the cell before last": _PALETTE[2],
+    "intermediate": _PALETTE[1],
+}
 OUTPUT = "0.45"
 
 
@@ -40,8 +44,8 @@ class Figure(_MatplotlibFigure):
         return buffer.getvalue()
 
 
-def edge_kind(topology: Topology, edge: int) -> str:
-    """Which of ``KINDS`` an edge is."""
+def edge_origin(topology: Topology, edge: int) -> str:
+    """Which of ``ORIGINS`` an edge is."""
     start = topology.edges[edge][0]
     if start >= len(topology.inputs):
         return "intermediate"
@@ -87,12 +91,14 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
             label = str(number) if chosen is None else f"{number}: {chosen[number]}"
             gone = chosen is not None and chosen[number] == "none"
             style = {"linestyle": ":", "alpha": 0.5} if gone else {}
-            _arrow(axes, places[i], places[j], KINDS[edge_kind(topology, number)], label, **style)
+            _arrow(axes, places[i], places[j], ORIGINS[edge_origin(topology, number)], label, **style)
         for j in topology.output:
             _arrow(axes, places[j], places[topology.nodes], OUTPUT)
         _nodes(axes, topology, places)
-        used = dict.fromkeys(edge_kind(topology, number) for number in range(len(topology.edges)))
-        handles = [Patch(color=KINDS[kind], label=kind) for kind in used] + [Patch(color=OUTPUT, label="concatenation")]
+        used = dict.fromkeys(edge_origin(topology, number) for number in range(len(topology.edges)))
+        handles = [Patch(color=ORIGINS[kind], label=kind) for kind in used] + [
+            Patch(color=OUTPUT, label="concatenation")
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -171,7 +177,7 @@ def paths(topology: Topology, edges: Sequence[int]) -> Figure:
             start, end = topology.edges[edge]
             ways = _ways(topology, end)
             for number, step in enumerate(steps):
-                colour = KINDS[edge_kind(topology, number)] if number < len(topology.edges) else OUTPUT
+                colour = ORIGINS[edge_origin(topology, number)] if number < len(topology.edges) else OUTPUT
                 style: dict[str, Any] = {"lw": 0.8, "alpha": 0.35}
                 for way, line in zip(ways, ("-", "--", "-.", ":"), strict=False):
                     if step in way:
@@ -333,7 +339,7 @@ def cost_means(states: Mapping[str, Sequence[Record]]) -> Figure:
                 for key in ("min", "mean", "max")
             )
             place = np.arange(mean.shape[1])
-            colour = KINDS[edge_kind(topology, edge)]
+            colour = ORIGINS[edge_origin(topology, edge)]
             axes.vlines(place, low.min(0), high.max(0), color=colour, lw=0.8, alpha=0.6)
             axes.plot(place, mean.mean(0), "o", color=colour, ms=4)
             axes.axhline(0, color="0.4", lw=0.8)
@@ -354,7 +360,7 @@ def edge_costs(groups: Mapping[str, Sequence[Record]]) -> Figure:
         for axes, (title, records) in zip(panels, groups.items(), strict=True):
             topology = records[0].experiment.topology
             for edge in (len(topology.edges) - 2, len(topology.edges) - 1):
-                colour = KINDS[edge_kind(topology, edge)]
+                colour = ORIGINS[edge_origin(topology, edge)]
                 means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in records]
                 curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
                 epochs = range(1, curves.shape[1] + 1)
@@ -424,7 +430,7 @@ def none_probability(records: Sequence[Record]) -> Figure:
             if number >= len(topology.edges):
                 panel.axis("off")
                 continue
-            colour = KINDS[edge_kind(topology, number)]
+            colour = ORIGINS[edge_origin(topology, number)]
             for seed, curve in enumerate(curves[:, :, number, NONE]):
                 panel.plot(epochs, curve, color=colour, lw=0.8, alpha=0.6)
                 when = epochs[gone[seed, :, number]]
@@ -438,9 +444,9 @@ def none_probability(records: Sequence[Record]) -> Figure:
             )
         figure.supxlabel("epoch")
         figure.supylabel("p(None)")
-        used = dict.fromkeys(edge_kind(topology, number) for number in range(len(topology.edges)))
+        used = dict.fromkeys(edge_origin(topology, number) for number in range(len(topology.edges)))
         figure.legend(
-            handles=[Patch(color=KINDS[kind], label=kind) for kind in used],
+            handles=[Patch(color=ORIGINS[kind], label=kind) for kind in used],
             loc="outside upper center",
             ncols=3,
             frameon=False,

@@ -1,1 +1,6 @@
 """What runs say: a number from a record, the claims about it, and their verdicts."""
+
+from wiring.evidence.claims import CLAIMS, Claim
+from wiring.evidence.verdicts import Verdict, compare, interval, judge, judge_all
+
+__all__ = ["CLAIMS", "Claim", "Verdict", "compare", "interval", "judge", "judge_all"]

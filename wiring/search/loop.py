@@ -32,7 +32,7 @@ from wiring.datasets import Dataset, Labels, Loader
 from wiring.search import records, signals
 from wiring.search.experiments import Experiment, check_device, to_json
 from wiring.search.records import GROUPS, Record, RecordError
-from wiring.search.searchers import SEARCHERS, Distribution, Uniform, dropped
+from wiring.search.searchers import SEARCHERS, Searcher, Uniform, dropped
 from wiring.supernet.network import Supernet
 from wiring.supernet.operations import Images
 
@@ -94,10 +94,10 @@ class Search:
             channels = dataset.pixels.shape[-1]
             supernet = Supernet(e.topology, e.cells, e.channels, len(dataset.classes), channels, e.reductions)
         self.supernet = supernet.to(self.device)
-        self.distribution = _distribution(e, supernet.kinds).to(self.device)
+        self.searcher = _searcher(e, supernet.cell_types).to(self.device)
         # Collecting them from the modules anew would cost a tenth of a step on small images.
         self.theta = theta = list(self.supernet.parameters())
-        alpha = self.distribution.alpha
+        alpha = self.searcher.alpha
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             "theta": torch.optim.SGD(theta, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay)
         }
@@ -174,13 +174,13 @@ class Search:
         for parameter in self.theta:
             parameter.requires_grad_("theta" in learners)
             parameter.grad = None
-        self.distribution.alpha.grad = None
-        gates = self.distribution.draw(self.generators["architectures"], temperature)
+        self.searcher.alpha.grad = None
+        gates = self.searcher.draw(self.generators["architectures"], temperature)
         with torch.autocast(self.device.type, torch.bfloat16) if self.experiment.bf16 else nullcontext():
             logits = self.supernet(images, gates).float()
         losses = F.cross_entropy(logits, labels, reduction="none")
         losses.mean().backward()
-        self.distribution.add_gradient(gates, probe.costs)
+        self.searcher.add_gradient(gates, probe.costs)
         if "theta" in learners:
             clip_grad_norm_(self.theta, self.experiment.clip)
         for name in learners:
@@ -203,7 +203,7 @@ class Search:
             "measured": self.measured.state_dict(),
             "seconds": self.seconds,
             "supernet": self.supernet.state_dict(),
-            "distribution": self.distribution.state_dict(),
+            "distribution": self.searcher.state_dict(),  # as it has always been called there
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "schedule": self.schedule.state_dict(),
             # The order, crops and flips of an epoch follow from where it began.
@@ -217,7 +217,7 @@ class Search:
             raise ValueError("the checkpoint belongs to another experiment")
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
         self.supernet.load_state_dict(state["supernet"])
-        self.distribution.load_state_dict(state["distribution"])
+        self.searcher.load_state_dict(state["distribution"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.schedule.load_state_dict(state["schedule"])
@@ -231,8 +231,8 @@ class Search:
         self.history.setdefault(name, []).append(value)
 
     def _remember_alpha(self) -> None:
-        self._remember("alpha", self.distribution.alpha.detach().cpu().clone())
-        self._remember("probability", self.distribution.probability().detach().cpu())
+        self._remember("alpha", self.searcher.alpha.detach().cpu().clone())
+        self._remember("probability", self.searcher.probability().detach().cpu())
 
     def _provenance(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -374,11 +374,11 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _distribution(e: Experiment, kinds: list[int]) -> Distribution:
+def _searcher(e: Experiment, cell_types: list[int]) -> Searcher:
     searcher = SEARCHERS[e.searcher]
     if issubclass(searcher, Uniform):
-        return searcher(e.topology, kinds)
-    return searcher(e.topology, kinds, e.alpha_mean, e.alpha_std, generator(e.seed, "alpha"))
+        return searcher(e.topology, cell_types)
+    return searcher(e.topology, cell_types, e.alpha_mean, e.alpha_std, generator(e.seed, "alpha"))
 
 
 class _Measured(nn.Module):

@@ -73,7 +73,7 @@ class Record:
         ``images``, and their mean ``accuracy``, ``loss`` L, output ``entropy`` H and ``cost`` at the output of
         the last cell; the three in nats. They are taken from the epoch's own training steps.
     arrays
-        ``alpha`` and ``probability``, shape (1 + epochs, kinds, edges, operations), row 0 before the first step;
+        ``alpha`` and ``probability``, shape (1 + epochs, cell types, edges, operations), row 0 before the first step;
         ``cost_mean``, ``cost_min``, ``cost_max``, ``cost_count``, shape (epochs, splits, cells, edges,
         operations), NaN where an operation was never sampled; ``cell_cost_*``, shape (epochs, splits, cells).
     provenance

@@ -16,19 +16,19 @@ from wiring.supernet.gates import Gates
 from wiring.supernet.operations import NONE
 from wiring.supernet.topology import Topology
 
-Alpha = Float[Tensor, "kind edge operation"]
+Alpha = Float[Tensor, "cell_type edge operation"]
 OfEdges = Float[Tensor, "edge operation"]
 
 
-class Distribution(nn.Module):
-    """Architecture parameters α and the gates drawn from them; cells of one kind share a draw.
+class Searcher(nn.Module):
+    """Architecture parameters α and the gates drawn from them; cells of one type share a draw.
 
     Parameters
     ----------
     topology
         Gives the edges and the operations allowed on them; the others have probability 0.
-    kinds
-        For each cell the row of α it uses (``Supernet.kinds``).
+    cell_types
+        For each cell the row of α it uses (``Supernet.cell_types``).
     mean, std
         α starts at ``mean + std * N(0, 1)``.
     generator
@@ -40,16 +40,16 @@ class Distribution(nn.Module):
     def __init__(
         self,
         topology: Topology,
-        kinds: list[int],
+        cell_types: list[int],
         mean: float = 0.0,
         std: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         allowed = topology.allowed()
-        noise = torch.randn(max(kinds) + 1, *allowed.shape, generator=generator)
+        noise = torch.randn(max(cell_types) + 1, *allowed.shape, generator=generator)
         self.alpha = nn.Parameter(mean + std * noise)
-        self.kinds = kinds
+        self.cell_types = cell_types
         self.allowed = allowed
         self.register_buffer("forbidden", ~allowed, persistent=False)
 
@@ -68,18 +68,18 @@ class Distribution(nn.Module):
         """Add to ``alpha.grad`` what back-propagation through the gates does not bring."""
 
     def _relaxed(self, weights: Alpha) -> Gates:
-        active = self.allowed.expand(len(self.kinds), -1, -1)
-        return Gates(weights[self.kinds], active)
+        active = self.allowed.expand(len(self.cell_types), -1, -1)
+        return Gates(weights[self.cell_types], active)
 
 
-class DARTS(Distribution):
+class DARTS(Searcher):
     """``w = softmax(α)`` weighs all operations (Liu et al., 2019)."""
 
     def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
         return self._relaxed(self.probability())
 
 
-class SNAS(Distribution):
+class SNAS(Searcher):
     """``Z = softmax((α + G)/τ)`` with Gumbel noise G weighs all operations (Xie et al., 2019)."""
 
     def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
@@ -90,7 +90,7 @@ class SNAS(Distribution):
         return self._relaxed((perturbed / temperature).softmax(-1))
 
 
-class DSNAS(Distribution):
+class DSNAS(Searcher):
     """One-hot ``Z ~ softmax(α)``; α learns from the score function times the cost (Hu et al., 2020).
 
     An edge's cost is summed over the cells that share its draw and clamped to ``[-clamp, clamp]``.
@@ -102,17 +102,17 @@ class DSNAS(Distribution):
         probability = self.probability().detach().cpu()
         chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
         one_hot = torch.zeros_like(probability.flatten(0, 1)).scatter_(1, chosen, 1.0).view_as(probability)
-        active = one_hot[self.kinds]
+        active = one_hot[self.cell_types]
         return Gates(active.to(self.alpha.device), active.bool())
 
     @torch.no_grad()
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
         probability = self.probability()
         gradient = torch.zeros_like(self.alpha)
-        for kind in set(self.kinds):
-            cells = [cell for cell, own in enumerate(self.kinds) if own == kind]
+        for cell_type in set(self.cell_types):
+            cells = [cell for cell, own in enumerate(self.cell_types) if own == cell_type]
             edge_cost = costs[cells].nansum((0, 2)).clamp(-self.clamp, self.clamp)
-            gradient[kind] = edge_cost[:, None] * self.score(gates.values[cells[0]], probability[kind])
+            gradient[cell_type] = edge_cost[:, None] * self.score(gates.values[cells[0]], probability[cell_type])
         self.alpha.grad = gradient if self.alpha.grad is None else self.alpha.grad + gradient
 
     def score(self, chosen: OfEdges, probability: OfEdges) -> OfEdges:
@@ -135,12 +135,12 @@ class LogSumDSNAS(DSNAS):
 class Uniform(DSNAS):
     """One-hot, every allowed operation equally often; α is zero and fixed."""
 
-    def __init__(self, topology: Topology, kinds: list[int]) -> None:
-        super().__init__(topology, kinds, generator=torch.Generator())
+    def __init__(self, topology: Topology, cell_types: list[int]) -> None:
+        super().__init__(topology, cell_types, generator=torch.Generator())
         self.alpha.requires_grad_(False)
 
 
-SEARCHERS: dict[str, type[Distribution]] = {
+SEARCHERS: dict[str, type[Searcher]] = {
     "darts": DARTS,
     "snas": SNAS,
     "dsnas": DSNAS,

@@ -136,7 +136,7 @@ class Supernet(nn.Module):
         self.topology = topology
         self.classes = classes
         #: Which row of the architecture parameters each cell uses, 0 if it is normal and 1 if it is a reduction.
-        self.kinds = [int(cell in reductions) for cell in range(cells)]
+        self.cell_types = [int(cell in reductions) for cell in range(cells)]
 
         width, halvings = 3 * channels, 0
         self.stem = nn.Sequential(

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.patches import FancyArrowPatch
 from wiring.chapters import BOOK
-from wiring.figures import KINDS, edge_kind, positions
+from wiring.figures import ORIGINS, edge_origin, positions
 from wiring.supernet.topology import MINIMAL
 
 TITLE = "The Wiring of\nDifferentiable\nArchitecture Search"
@@ -15,7 +15,7 @@ TITLE = "The Wiring of\nDifferentiable\nArchitecture Search"
 def _lines() -> list[tuple[tuple[float, float], tuple[float, float], str]]:
     """Start, end and colour of the edges and of the way to the output."""
     places = positions(MINIMAL)
-    edges = [(i, j, to_hex(KINDS[edge_kind(MINIMAL, k)])) for k, (i, j) in enumerate(MINIMAL.edges)]
+    edges = [(i, j, to_hex(ORIGINS[edge_origin(MINIMAL, k)])) for k, (i, j) in enumerate(MINIMAL.edges)]
     edges += [(j, MINIMAL.nodes, "#8c8c8c") for j in MINIMAL.output]
     return [(places[i], places[j], colour) for i, j, colour in edges]
 

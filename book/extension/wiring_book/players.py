@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 import numpy as np
-from wiring.figures import KINDS, bend, edge_kind, label_place, positions
+from wiring.figures import ORIGINS, bend, edge_origin, label_place, positions
 from wiring.search.experiments import PRESETS
 from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES
@@ -71,7 +71,7 @@ def drawing(topology: Topology) -> dict[str, Any]:
     places = [(x - 0.6 * (node < first), y) for node, (x, y) in enumerate(positions(topology))]
     names = [{1: "last cell", 2: "cell before last"}.get(back, f"{back} cells back") for back in topology.inputs]
     names += [""] * len(topology.intermediate) + ["output"]
-    edges = [(*ends, edge_kind(topology, number)) for number, ends in enumerate(topology.edges)]
+    edges = [(*ends, edge_origin(topology, number)) for number, ends in enumerate(topology.edges)]
     return {
         "nodes": [{"x": x, "y": y, "name": name} for (x, y), name in zip(places, names, strict=True)],
         "edges": [_edge(places[i], places[j]) | {"ends": [i, j], "kind": kind} for i, j, kind in edges],
@@ -93,7 +93,7 @@ def common() -> dict[str, Any]:
     """What every player needs: operations and the colours of edges."""
     return {
         "operations": list(NAMES),
-        "colours": {kind: f"rgb({', '.join(str(round(255 * c)) for c in colour)})" for kind, colour in KINDS.items()},
+        "colours": {kind: f"rgb({', '.join(str(round(255 * c)) for c in colour)})" for kind, colour in ORIGINS.items()},
         "minimal": drawing(MINIMAL),
         "step": explorer.STEP,
         "quantities": list(explorer.QUANTITIES),

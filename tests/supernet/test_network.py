@@ -208,7 +208,7 @@ def test_a_reduction_doubles_the_width_and_halves_the_size():
         cell.register_forward_hook(lambda *arguments: shapes.append(tuple(arguments[-1].shape)))
     case.supernet(case.images, case.child()[0])
     assert shapes == [(4, 4, 7, 10), (4, 8, 4, 5), (4, 8, 4, 5)]
-    assert case.supernet.kinds == [0, 1, 0]
+    assert case.supernet.cell_types == [0, 1, 0]
 
 
 def test_the_shape_of_gates_is_cells_edges_operations():

@@ -313,7 +313,7 @@ def test_a_comparison_has_a_row_for_each_group_and_claim_that_its_runs_say_anyth
 
 def test_of_a_live_comparison_the_notebooks_tests_compare_the_words():
     rules = ConfigParser(interpolation=None)
-    rules.read(Path(__file__).parent / "nbval.cfg")
+    rules.read(Path(__file__).parents[1] / "nbval.cfg")
 
     def compared(*dropped, live):
         runs = [record(*["DDKK"] * edges, *["KKKK"] * (5 - edges), seed=k) for k, edges in enumerate(dropped)]

@@ -13,7 +13,7 @@ import pytest
 from wiring.search import records
 from wiring.search.searchers import SEARCHERS
 
-KILLING = Path(__file__).with_name("killing.py")
+KILLING = Path(__file__).parents[1] / "shared" / "killing.py"
 FIELDS = {"epochs": 16, "images": 64, "batch": 8, "channels": 2, "alpha_lr": 0.05, "final_temperature": 0.5}
 KILLS = 6
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import call, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import call, snapshot
 
 from wiring.search import loop as search
 from wiring.search.loop import Search, records
@@ -242,7 +242,7 @@ def test_of_eight_processes_that_start_one_run_one_does_it_and_the_others_say_so
     arguments = [*RUN, "--epochs=20", "--out", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-c", STARTING, str(tmp_path), *arguments],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1] / "shared",
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ from wiring.chapters import chapters
 from wiring.search.records import load_reference
 from wiring.supernet.operations import NAMES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 PAGES = [path.stem for path in sorted((ROOT / "book").glob("*.md")) + sorted((ROOT / "book").glob("*.ipynb"))]
@@ -295,7 +295,7 @@ def test_a_second_build_reads_no_page_again(book):
 
     before = read()
     assert len(before) == len(PAGES)
-    build(book.parents[1])
+    build(book.parents[2])
     assert read() == before
 
 

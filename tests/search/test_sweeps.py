@@ -11,7 +11,7 @@ from threading import Thread
 import pandas as pd
 import psutil
 import pytest
-from test_cli import call, notebook, snapshot
+from command import call, notebook, snapshot
 
 from wiring import chapters
 from wiring.search import records

@@ -73,7 +73,7 @@ def test_same_seed_gives_the_same_record_in_another_process():
     chosen = [EXPERIMENTS[name] for name in ("dsnas-single", "snas-bi", "darts-bi", "uniform-single")]
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_search import digest, from_json, run\n"
+        "from test_loop import digest, from_json, run\n"
         "for text in sys.argv[2:]: print(digest(run(from_json(text))))"
     )
     script = script.replace("digest, from_json, run", "digest, run\nfrom wiring.search.experiments import from_json")
@@ -101,7 +101,7 @@ def test_searchers_see_the_same_images_and_start_from_the_same_weights():
             assert torch.equal(images, others)
             assert torch.equal(labels, other_labels)
         # What an architecture draws shifts no image.
-        one.distribution.draw(one.generators["architectures"])
+        one.searcher.draw(one.generators["architectures"])
 
 
 @pytest.mark.parametrize("name", ["dsnas-single", "snas-bi", "darts-single"])
@@ -229,7 +229,7 @@ class Hand:
         self.supernet = deepcopy(searcher.supernet)
         self.theta = list(self.supernet.parameters())
         self.momentum = [torch.zeros_like(p) for p in self.theta]
-        self.alpha = searcher.distribution.alpha.detach().clone()
+        self.alpha = searcher.searcher.alpha.detach().clone()
         self.first, self.second, self.steps = torch.zeros_like(self.alpha), torch.zeros_like(self.alpha), 0
 
     def step(self, images, labels, gates):
@@ -269,12 +269,12 @@ def test_single_level_dsnas_does_the_hand_written_steps(clip):
     list(islice(searcher.run_epoch(), steps))
     for images, labels in islice(oracle.loaders["training"], steps):
         with torch.no_grad():  # the same draw from the α learnt by hand
-            oracle.distribution.alpha.copy_(hand.alpha)
-        hand.step(images, labels, oracle.distribution.draw(oracle.generators["architectures"]))
+            oracle.searcher.alpha.copy_(hand.alpha)
+        hand.step(images, labels, oracle.searcher.draw(oracle.generators["architectures"]))
     for p, expected in zip(searcher.supernet.parameters(), hand.theta, strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(searcher.distribution.alpha, hand.alpha, rtol=1e-5, atol=1e-5)
-    assert not torch.equal(hand.alpha, start(experiment).distribution.alpha)
+    torch.testing.assert_close(searcher.searcher.alpha, hand.alpha, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(hand.alpha, start(experiment).searcher.alpha)
 
 
 def test_single_level_darts_and_snas_take_alphas_gradient_from_autograd():
@@ -283,10 +283,10 @@ def test_single_level_darts_and_snas_take_alphas_gradient_from_autograd():
         searcher, oracle = start(experiment), start(experiment)
         next(searcher.run_epoch())
         images, labels = next(iter(oracle.loaders["training"]))
-        gates = oracle.distribution.draw(oracle.generators["architectures"], 0.7)
+        gates = oracle.searcher.draw(oracle.generators["architectures"], 0.7)
         loss = F.cross_entropy(oracle.supernet(images, gates), labels)
-        (gradient,) = torch.autograd.grad(loss, oracle.distribution.alpha)
-        torch.testing.assert_close(searcher.distribution.alpha.grad, gradient, rtol=1e-4, atol=1e-7)
+        (gradient,) = torch.autograd.grad(loss, oracle.searcher.alpha)
+        torch.testing.assert_close(searcher.searcher.alpha.grad, gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_bi_level_halves_are_disjoint_and_cover_the_images():
@@ -312,7 +312,7 @@ def test_bi_level_alpha_learns_from_the_search_half_only_and_theta_from_the_trai
         return augmented(self, index)
 
     def state():
-        return [p.detach().clone() for p in bi.supernet.parameters()], bi.distribution.alpha.detach().clone()
+        return [p.detach().clone() for p in bi.supernet.parameters()], bi.searcher.alpha.detach().clone()
 
     def spy(self, *arguments):
         theta, alpha = state()
@@ -347,13 +347,13 @@ def test_temperature_falls_geometrically_from_the_first_epoch_to_the_last(monkey
     searcher = start(
         replace(EXPERIMENTS["snas-single"], epochs=epochs, images=16, temperature=4.0, final_temperature=0.25)
     )
-    draw, seen = type(searcher.distribution).draw, []
+    draw, seen = type(searcher.searcher).draw, []
 
     def spy(self, own, temperature=1.0):
         seen.append(temperature)
         return draw(self, own, temperature)
 
-    monkeypatch.setattr(type(searcher.distribution), "draw", spy)
+    monkeypatch.setattr(type(searcher.searcher), "draw", spy)
     for _ in range(epochs):
         list(searcher.run_epoch())
     assert seen == pytest.approx([4.0] if epochs == 1 else np.geomspace(4.0, 0.25, epochs))
@@ -373,10 +373,10 @@ def test_uniform_keeps_alpha_and_still_trains_theta(level):
 
 def test_alpha_starts_normally_distributed_around_its_mean():
     experiment = replace(TINY, alpha_mean=3.0, alpha_std=0.5)
-    alphas = torch.stack([start(replace(experiment, seed=seed)).distribution.alpha.detach() for seed in range(20)])
+    alphas = torch.stack([start(replace(experiment, seed=seed)).searcher.alpha.detach() for seed in range(20)])
     assert alphas.mean().item() == pytest.approx(3.0, abs=0.07)
     assert alphas.std().item() == pytest.approx(0.5, abs=0.05)
-    assert (start(replace(TINY, alpha_std=0.0)).distribution.alpha == 1.0).all()
+    assert (start(replace(TINY, alpha_std=0.0)).searcher.alpha == 1.0).all()
 
 
 # what is recorded

@@ -22,7 +22,7 @@ def generator(seed=0):
 
 
 def search(searcher, case, std=1.0):
-    return searcher(case.topology, case.supernet.kinds, 0.0, std, generator(case.seed)).to(case.dtype)
+    return searcher(case.topology, case.supernet.cell_types, 0.0, std, generator(case.seed)).to(case.dtype)
 
 
 def gradient(tensor):
@@ -67,7 +67,7 @@ def test_alphas_gradient_follows_the_formula(searcher):
         z = gates.values.detach()
         costs = plain_costs(case, case.mixed()[1], z)
         expected = z * (costs - (z * costs).sum(-1, keepdim=True)) / temperature
-        close(gradient(distribution.alpha), summed(expected, case.supernet.kinds))
+        close(gradient(distribution.alpha), summed(expected, case.supernet.cell_types))
 
     check()
 
@@ -88,7 +88,7 @@ def test_the_gates_gradient_is_the_cost(case):
 def test_darts_weighs_by_softmax(case):
     distribution = search(DARTS, case)
     gates = distribution.draw(generator())
-    for cell, kind in enumerate(case.supernet.kinds):
+    for cell, kind in enumerate(case.supernet.cell_types):
         for edge, names in enumerate(case.topology.candidates):
             own = [NAMES.index(name) for name in names]
             close(gates.values[cell, edge, own], distribution.alpha[kind, edge, own].softmax(-1))
@@ -143,9 +143,9 @@ def test_dsnas_gradient_is_the_cost_times_the_score(case):
     )
     distribution.add_gradient(gates, costs)
 
-    edge_costs = summed(costs.nansum(-1), case.supernet.kinds).clamp(-5, 5)
+    edge_costs = summed(costs.nansum(-1), case.supernet.cell_types).clamp(-5, 5)
     log_p = distribution.alpha.masked_fill(~case.topology.allowed(), -torch.inf).log_softmax(-1)
-    drawn = dict(zip(case.supernet.kinds, gates.active, strict=True))
+    drawn = dict(zip(case.supernet.cell_types, gates.active, strict=True))
     score = sum((edge_costs[kind] * log_p[kind][z]).sum() for kind, z in drawn.items())
     close(distribution.alpha.grad, torch.autograd.grad(score, distribution.alpha)[0])
 
@@ -157,7 +157,7 @@ def test_the_published_codes_gradient_is_that_of_the_log_of_the_summed_probabili
     gates = distribution.draw(generator(case.seed))
     # With one cost for all edges the gradient is a single function's, which autograd can differentiate whole.
     costs = torch.full(gates.values.shape, torch.nan, dtype=case.dtype)
-    own = {kind: case.supernet.kinds.index(kind) for kind in set(case.supernet.kinds)}
+    own = {kind: case.supernet.cell_types.index(kind) for kind in set(case.supernet.cell_types)}
     for kind, cell in own.items():
         costs[cell][gates.active[cell]] = 0.5 + kind
     distribution.add_gradient(gates, costs)
@@ -191,7 +191,7 @@ def test_dsnas_draws_one_allowed_operation_and_all_cells_of_a_kind_the_same(topo
 @pytest.mark.parametrize("searcher", [DSNAS, Uniform])
 def test_operations_are_drawn_with_their_probability(searcher):
     case = Case(MINIMAL.with_operations((0, 2), "none", "avg_pool_3x3"), cells=2, reductions=(1,))
-    kinds = case.supernet.kinds
+    kinds = case.supernet.cell_types
     distribution = Uniform(case.topology, kinds) if searcher is Uniform else search(DSNAS, case)
     expected = case.topology.allowed().double()
     if searcher is DSNAS:
