@@ -229,6 +229,14 @@ _P3_REFERENCE = replace(
 # Fewer images are learnt by heart sooner: another gap between the splits, with as many steps. One cell, to afford it.
 _P3_5000_IMAGES_REFERENCE = replace(_P3_REFERENCE, cells=1)
 _P3_1000_IMAGES_REFERENCE = replace(_P3_5000_IMAGES_REFERENCE, images=1_000, epochs=200)
+# B1 to B3 as the authors measure them: α uniform and never stepped, no skip_connect between the intermediate nodes.
+_FIXED_ALPHA_REFERENCE = replace(
+    _P3_REFERENCE,
+    topology=MINIMAL.without_operations("skip_connect", edge=(2, 3)),
+    alpha_lr=0.0,
+    alpha_std=0.0,
+    epochs=50,
+)
 # The digits are easy: only wrong labels keep what is learnt from one half from serving the other.
 _P3_QUICK = replace(
     _P3_REFERENCE,
@@ -276,6 +284,7 @@ PRESETS: dict[str, Experiment] = {
     "p3-reference": _P3_REFERENCE,
     "p3-paper": _P3,
     "p3-single-reference": replace(_P3_REFERENCE, level="single"),
+    "fixed-alpha-reference": _FIXED_ALPHA_REFERENCE,
     "p3-5000-images-reference": _P3_5000_IMAGES_REFERENCE,
     "p3-1000-images-reference": _P3_1000_IMAGES_REFERENCE,
     "p3-1000-images-single-reference": replace(_P3_1000_IMAGES_REFERENCE, level="single"),
