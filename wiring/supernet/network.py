@@ -191,7 +191,7 @@ class Supernet(nn.Module):
     def _columns(
         self, plans: list[Plan], values: Float[Tensor, "*image cell edge operation"], batch: int
     ) -> tuple[Float[Tensor, "batch _"], ...]:
-        """The gates of each node's operations. All are cut out of one tensor: their gradients come back in one piece."""
+        """Each node's gates, cut out of one tensor of all nodes': their gradients come back in one piece."""
         _, edges, operations = self.shape
         nodes = [(cell, pairs) for cell, plan in enumerate(plans) for pairs in plan.operations]
         index = torch.tensor([(cell * edges + edge) * operations + k for cell, pairs in nodes for edge, k in pairs])

@@ -6,6 +6,7 @@ normalisation, ``sep`` is (ReLU, depthwise, pointwise, BN) twice, ``dil`` once w
 normalisation has no affine parameters and always uses the statistics of its batch.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -91,9 +92,9 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
 
 
-def pointwise(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
+def pointwise(channels_in: int, channels_out: int) -> nn.Conv2d:
     """A 1x1 convolution without bias."""
-    return nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
+    return nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
 
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
@@ -182,16 +183,18 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.even = pointwise(channels_in, channels_out - channels_out // 2, stride=2)
-        self.odd = pointwise(channels_in, channels_out // 2, stride=2)
+        self.even = pointwise(channels_in, channels_out - channels_out // 2)
+        self.odd = pointwise(channels_in, channels_out // 2)
         self.norm = batch_norm(channels_out)
 
     def forward(self, node: Node) -> Images:
         """Convolve the pixels of even rows and columns and those of odd ones, beyond the image zeros."""
         x = node.rectified
         height, width = x.shape[2:]
-        shifted = F.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
-        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+        padded = F.pad(x, (0, width % 2, 0, height % 2))
+        # Slices, not stride 2: the library's backward of a strided 1x1 convolution writes past the end of small images.
+        halves = [self.even(x[:, :, ::2, ::2]), self.odd(padded[:, :, 1::2, 1::2])]
+        return self.norm(torch.cat(halves, dim=1))
 
 
 class ReLUConvBN(nn.Module):
@@ -234,40 +237,39 @@ class Pool(nn.Module):
         return node.pooled(self.pool, self.stride, self.eps)
 
 
-class SeparableConv(nn.Module):
-    """Twice ReLU, depthwise convolution, 1x1 convolution, BN; the first has the stride."""
-
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(Depthwise(channels, kernel, stride), PointwiseBN(channels))
-        self.second = nn.Sequential(Depthwise(channels, kernel), PointwiseBN(channels))
+class Convs(nn.Sequential):
+    """Stages of a depthwise and a 1x1 convolution with BN, by name, and a ReLU before each."""
 
     def forward(self, node: Node) -> Normalised:
         """Run all but the last 1x1 convolution and BN."""
-        output: Normalised = self.second(normalised_relu(self.first(node.rectified)))
-        return output
+        x = node.rectified
+        *before, last = self
+        for stage in before:
+            x = normalised_relu(stage(x))
+        return last(x)
 
 
-class DilatedConv(nn.Module):
-    """ReLU, depthwise convolution with dilation 2, 1x1 convolution, BN."""
-
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(Depthwise(channels, kernel, stride, dilation=2), PointwiseBN(channels))
-
-    def forward(self, node: Node) -> Normalised:
-        """Run all but the 1x1 convolution and BN."""
-        output: Normalised = self.conv(node.rectified)
-        return output
+def _stage(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(Depthwise(channels, kernel, stride, dilation), PointwiseBN(channels))
 
 
-def max_pool(x: Images, stride: int) -> Images:
+def separable(channels: int, kernel: int, stride: int) -> nn.Module:
+    """Two stages, of which the first has the stride."""
+    return Convs(OrderedDict(first=_stage(channels, kernel, stride), second=_stage(channels, kernel)))
+
+
+def dilated(channels: int, kernel: int, stride: int) -> nn.Module:
+    """One stage with dilation 2."""
+    return Convs(OrderedDict(conv=_stage(channels, kernel, stride, dilation=2)))
+
+
+def max_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height out_width"]:
     """The largest of each 3x3 pixels inside the image."""
     return F.max_pool2d(x, 3, stride, 1)
 
 
-def avg_pool(x: Images, stride: int) -> Images:
-    """The mean of each 3x3 pixels inside the image, by a convolution with ones: faster than a pool, and keeps no input."""
+def avg_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height out_width"]:
+    """The mean of each 3x3 pixels inside the image, by a convolution: faster than a pool, and keeps no input."""
     ones = x.new_ones(x.shape[1], 1, 3, 3)
     inside = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), ones[:1], stride=stride, padding=1)
     if stride != 1:
@@ -282,10 +284,10 @@ OPERATIONS: dict[str, Callable[[int, int], nn.Module] | None] = {
     "skip_connect": lambda width, stride: SkipConnect() if stride == 1 else FactorizedReduce(width, width),
     "max_pool_3x3": lambda channels, stride: Pool(max_pool, stride),
     "avg_pool_3x3": lambda channels, stride: Pool(avg_pool, stride),
-    "sep_conv_3x3": lambda channels, stride: SeparableConv(channels, 3, stride),
-    "dil_conv_3x3": lambda channels, stride: DilatedConv(channels, 3, stride),
-    "dil_conv_5x5": lambda channels, stride: DilatedConv(channels, 5, stride),
-    "sep_conv_5x5": lambda channels, stride: SeparableConv(channels, 5, stride),
+    "sep_conv_3x3": lambda channels, stride: separable(channels, 3, stride),
+    "dil_conv_3x3": lambda channels, stride: dilated(channels, 3, stride),
+    "dil_conv_5x5": lambda channels, stride: dilated(channels, 5, stride),
+    "sep_conv_5x5": lambda channels, stride: separable(channels, 5, stride),
 }
 
 #: The operations' names: the order of the last axis of every cost, gate and probability.

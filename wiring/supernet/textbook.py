@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,7 +63,7 @@ class FactorizedReduce(nn.Module):
         self.odd = _conv(channels_in, channels_out // 2, stride=2)
         self.norm = _bn(channels_out)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "batch out half_height half_width"]:
         """ReLU, two 1x1 convolutions whose grids are a pixel apart, side by side, and BN."""
         x = F.relu(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
         return self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1))

@@ -90,7 +90,7 @@ class Topology:
         return torch.tensor(allowed, dtype=torch.bool).reshape(-1, len(NAMES))
 
     def sources(self, cell: int) -> list[int]:
-        """Whose output each input node of a cell reads: 0 is the stem's (also of cells before the first), 1 cell 0's."""
+        """Whose output each input node of a cell reads: 0 the stem's (nothing lies further back), 1 that of cell 0."""
         return [max(0, cell + 1 - back) for back in self.inputs]
 
     def is_input_edge(self, edge: int) -> bool:
