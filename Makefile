@@ -65,8 +65,8 @@ logo: setup ## draw the book's logo and its card for links, into book/_static
 
 bench: setup ## measure speed and memory on this machine, 6 minutes, and write them into data/bench.json and the README
 	rm -f _build/bench.json && mkdir -p _build
-	$(BIN)/python -m wiring bench --json _build/bench.json --readme README.md; status=$$?; \
-	test ! -f _build/bench.json || mv _build/bench.json data/bench.json; exit $$status
+	$(BIN)/python -m wiring bench --json _build/bench.json; status=$$?; test -f _build/bench.json || exit $$status; \
+	mv _build/bench.json data/bench.json && PYTHONPATH=book/extension $(BIN)/python -m wiring_book.bench_table && exit $$status
 
 lock: ## resolve pyproject.toml anew in an empty environment and rewrite requirements.lock
 	rm -rf _build/lock

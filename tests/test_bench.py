@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from wiring_book.bench_table import MARKS, with_table
 
 from wiring import bench
-from wiring.bench import DSNAS, MARKS, Row, table, with_table
+from wiring.bench import DSNAS, Row, table
 
 ROOT = Path(__file__).parent.parent
 TINY = replace(DSNAS, cells=1, channels=2, batch=4)
@@ -36,32 +37,43 @@ def test_the_table_shows_bounds_and_misses():
 
 def test_the_readmes_table_is_the_benchs():
     content = json.loads((ROOT / "data" / "bench.json").read_text())
-    assert with_table(ROOT / "README.md", table(content)) == (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert with_table(text, table(content)) == text
 
 
-def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
-    assert with_table(readme, "new") == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
+def test_only_what_stands_between_the_marks_is_replaced():
+    text = f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n"
+    assert with_table(text, "new") == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
+    with pytest.raises(ValueError, match="no lines"):
+        with_table("before\nafter\n", "new")
 
 
-def test_peak_counts_what_is_alive_at_once():
-    def step():
-        first = torch.zeros(2**18)
-        second = torch.zeros(2**18)
-        del first
-        third = torch.zeros(2**17)
-        return second, third
+def test_peaks_count_what_a_step_has_alive_at_once_and_print_nothing(capfd):
+    def build():
+        kept = [torch.zeros(2**18)]
 
-    assert 2**21 <= bench._peak(step) < 1.2 * 2**21
+        def step():
+            kept.append(torch.zeros(2**18))
+            kept.append(torch.zeros(2**18))
+            del kept[0]
+            kept[0] = torch.zeros(2**17)
+            del kept[1:], kept[0]
+            kept.append(torch.zeros(2**18))
+
+        return step
+
+    assert bench._peaks(build, 2) == pytest.approx([2 * 2**20 + 2**19] * 2, rel=0.2)
+    assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("searcher", ["dsnas", "darts"])
-def test_both_sides_of_a_comparison_compute_the_same(searcher):
-    e = replace(TINY, searcher=searcher, cells=2)
+@pytest.mark.parametrize(
+    "changes", [{"searcher": "dsnas"}, {"searcher": "darts"}, {"searcher": "darts", "reductions": (1,)}]
+)
+def test_both_sides_of_a_comparison_compute_the_same(changes):
+    e = replace(TINY, cells=2, **changes)
     search = bench.Search(e, bench.noise(e, 8))
     ours = search.supernet.double()
-    plain = bench.PlainSupernet(e.topology, e.cells, e.channels, 10).double().copy_weights(ours.parameters())
+    plain = bench.textbook(e).double().copy_weights(ours.parameters())
     gates = search.searcher.draw(search.generators["architectures"])
     gates = replace(gates, values=gates.values.detach().double())
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -74,14 +86,15 @@ def test_both_sides_of_a_comparison_compute_the_same(searcher):
         )
         results.append([logits, *gradients])
     assert any(gradient.any() for gradient in results[0][1:])
-    for own, other in zip(*results, strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-10)
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
     "measure",
     [
         lambda: bench.faster(1.0, TINY, 8, 1),
+        lambda: bench.faster(None, replace(TINY, cells=2, reductions=(1,)), 8, 1),
         lambda: bench.bare_kernels(TINY, 8, None, 1),
         lambda: bench.bare_kernels(replace(TINY, searcher="darts"), 8, None, 1),
     ],
@@ -95,4 +108,4 @@ def test_a_measurement_is_a_positive_ratio_of_what_it_names(measure):
 def test_exponents_are_slopes_in_logarithms(monkeypatch):
     monkeypatch.setattr(bench, "our_step", lambda e, size: lambda: e.cells)
     monkeypatch.setattr(bench, "_seconds", lambda step: 3.0 * step() ** 1.5)
-    assert bench.growth("time", "cells", (2, 4, 8), None, 3).value == pytest.approx(1.5)
+    assert bench.scaling("time", "cells", (2, 4, 8), None, 3).value == pytest.approx(1.5)

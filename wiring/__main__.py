@@ -283,7 +283,6 @@ def _chapters(options: argparse.Namespace) -> None:
 def _add_bench(commands: Commands) -> None:
     parser = commands.add_parser("bench", help="measure step time and memory, and hold them to their bounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="also put the table into this file")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of a row; short steps get more (default 3)")
     parser.set_defaults(call=_bench)
 
@@ -291,7 +290,7 @@ def _add_bench(commands: Commands) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from wiring.bench import bench
 
-    return 0 if bench(options.repeats, options.json, options.readme) else 1
+    return 0 if bench(options.repeats, options.json) else 1
 
 
 if __name__ == "__main__":

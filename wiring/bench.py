@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,10 +22,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
-from torch.profiler import ProfilerActivity, profile
-from tqdm import tqdm
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from wiring.costs.probe import CostProbe, Statistics
+from wiring.costs.probe import CostProbe
 from wiring.datasets import Dataset
 from wiring.search.experiments import Experiment, preset
 from wiring.search.loop import Search, generator, keep_memory
@@ -43,10 +41,9 @@ THREADS = 2
 DSNAS = Experiment(alpha_lr=0.0, threads=THREADS, crop=4)
 DARTS = replace(DSNAS, searcher="darts", batch=64)
 DARTS_CELLS = replace(DARTS, topology=TOPOLOGIES["darts"], cells=4, batch=32)
+#: With DARTS' two reduction cells, a third and two thirds of the way.
+REDUCED = replace(DARTS, reductions=(2, 5))
 SMALL = replace(DSNAS, channels=8, batch=64)
-
-#: Between these lines of a readme stands the table.
-MARKS = "<!-- bench: written by `make bench` -->", "<!-- /bench -->"
 
 Step = Callable[[], object]
 
@@ -63,20 +60,24 @@ class Row:
 
     @property
     def met(self) -> bool:
+        """Whether the value keeps its bound; without one it does."""
         if self.bound is None:
             return True
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
+    def __str__(self) -> str:
+        """The row of the Markdown table."""
+        bound = "none" if self.bound is None else f"{'≥' if self.at_least else '≤'} {self.bound:.4g}"
+        return f"| {self.name} | {self.value:.3g} | {bound}{'' if self.met else ', **missed**'} | {self.detail} |"
 
-def bench(repeats: int, file: Path | None = None, readme: Path | None = None) -> bool:
-    """Measure all rows, print them as a table, write them to ``file`` as JSON; True if every bound is met.
 
-    The table also replaces what stands in ``readme`` between the lines of :data:`MARKS`.
+def bench(repeats: int, file: Path | None = None) -> bool:
+    """Measure all rows, print each as it is measured, write them to ``file`` as JSON; True if every bound is met.
 
     Raises
     ------
     ValueError
-        If there are no repeats, the file exists, or the readme has no such lines.
+        If there are no repeats, or the file exists or has no folder.
     """
     if repeats < 1:
         raise ValueError(f"repeats = {repeats}: give 1 or more")
@@ -84,77 +85,62 @@ def bench(repeats: int, file: Path | None = None, readme: Path | None = None) ->
         raise ValueError(f"json = '{file}': exists; nothing is overwritten, choose another file")
     if file is not None and not file.parent.is_dir():
         raise ValueError(f"json = '{file}': no folder {file.parent}")
-    if readme is not None:
-        with_table(readme, "")
     torch.set_num_threads(THREADS)
     keep_memory()  # both sides gain from what a search sets
-    measures: list[Callable[[], Row]] = [
-        lambda: faster(3.5, DARTS, 32, repeats),
-        lambda: faster(3.5, DARTS_CELLS, 32, repeats),
-        lambda: faster(2.5, DSNAS, 32, 4 * repeats),
-        lambda: faster(1.5, SMALL, 8, 8 * repeats),
-        lambda: cost_recording(8 * repeats),
-        lambda: probing(repeats),
-        lambda: bare_kernels(DARTS, 32, 1.2, repeats),
-        lambda: bare_kernels(DSNAS, 32, 1.2, 4 * repeats),
-        lambda: bare_kernels(SMALL, 8, None, 8 * repeats),
-        *(
-            partial(growth, what, field, sizes, bound, repeats)
-            for field, sizes, bound in (
-                ("cells", (2, 4, 8, 16), 1.05),
-                ("channels", (8, 16, 32), None),
-                ("batch", (16, 32, 64), None),
-            )
-            for what in ("time", "memory")
-        ),
-        lambda: memory(repeats),
-        workers,
-        lambda: share("data pipeline", data_pipeline, 0.02, repeats),
-        lambda: share("statistics of costs", statistics, None, repeats),
-    ]
-    rows = [measure() for measure in tqdm(measures, disable=None, unit="row")]
-    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    machine = f"{os.cpu_count()} cores ({processor}), {THREADS} threads, float32, torch {torch.__version__}"
-    content = {"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in rows]}
-    print(table(content))
+    cpu = f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+    machine = f"{cpu}, {THREADS} threads, float32, torch {torch.__version__}"
+    print(_head(machine), flush=True)
+    rows = []
+    for measure in _measures(repeats):
+        rows.append(measure())
+        print(rows[-1], flush=True)
     if file is not None:
+        content = {"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in rows]}
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    if readme is not None:
-        readme.write_text(with_table(readme, table(content)))
     return all(row.met for row in rows)
+
+
+def _measures(repeats: int) -> list[Callable[[], Row]]:
+    scalings = [("cells", (2, 4, 8, 16), 1.05), ("channels", (8, 16, 32), None), ("batch", (16, 32, 64), None)]
+    return [
+        partial(faster, 3.5, DARTS, 32, repeats),
+        partial(faster, 3.5, DARTS_CELLS, 32, repeats),
+        partial(faster, None, REDUCED, 32, repeats),
+        partial(faster, 2.5, DSNAS, 32, 4 * repeats),
+        partial(faster, 1.5, SMALL, 8, 8 * repeats),
+        partial(cost_recording, 8 * repeats),
+        partial(probing, repeats),
+        partial(bare_kernels, DARTS, 32, 1.2, repeats),
+        partial(bare_kernels, DSNAS, 32, 1.2, 4 * repeats),
+        partial(bare_kernels, SMALL, 8, None, 8 * repeats),
+        *(partial(scaling, what, *of, repeats) for of in scalings for what in ("time", "memory")),
+        partial(memory, repeats),
+        workers,
+        partial(data_pipeline, repeats),
+    ]
+
+
+def _head(machine: str) -> str:
+    return f"Measured on {machine}.\n\n| row | measured | bound | absolute; over rounds |\n|---|--:|--:|---|"
 
 
 def table(content: dict[str, Any]) -> str:
     """The JSON's content as a Markdown table."""
-    lines = [f"Measured on {content['machine']}.", ""]
-    lines += ["| row | measured | bound | absolute; over rounds |", "|---|--:|--:|---|"]
-    for row in content["rows"]:
-        bound = "none" if row["bound"] is None else f"{'≥' if row['at_least'] else '≤'} {row['bound']:.4g}"
-        missed = "" if row["met"] else ", **missed**"
-        lines.append(f"| {row['name']} | {row['value']:.3g} | {bound}{missed} | {row['detail']} |")
-    return "\n".join(lines)
+    rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for row in content["rows"]]
+    return "\n".join([_head(content["machine"]), *map(str, rows)])
 
 
-def with_table(readme: Path, text: str) -> str:
-    """What the readme is to hold: ``text`` between its marks."""
-    parts = readme.read_text().split(MARKS[0] + "\n") if readme.is_file() else []
-    if len(parts) != 2 or MARKS[1] not in parts[1]:
-        raise ValueError(f"readme = '{readme}': no file with the lines {MARKS[0]} and {MARKS[1]}")
-    return f"{parts[0]}{MARKS[0]}\n{text}\n{MARKS[1]}{parts[1].split(MARKS[1], 1)[1]}"
-
-
-def faster(bound: float, e: Experiment, size: int, repeats: int) -> Row:
+def faster(bound: float | None, e: Experiment, size: int, repeats: int) -> Row:
     """A whole step with cost recording against the textbook's without: NCHW, one ReLU each, ``sum(w * op(x))``."""
-    return _ratio(
-        f"{workload(e, size)}: textbook / ours", bound, True, textbook_step(e, size), our_step(e, size), repeats
-    )
+    sides = textbook_step(e, size), our_step(e, size)
+    return _ratio(f"{workload(e, size)}: textbook / ours", bound, True, *sides, repeats)
 
 
 def workload(e: Experiment, size: int) -> str:
     """What a step works on."""
-    kind = "DARTS" if e.topology == TOPOLOGIES["darts"] else "minimal"
-    network = f"{e.cells} {kind} cells, {e.channels} channels"
-    return f"{e.searcher.upper()} step, {network}, {size}x{size}, batch {e.batch}"
+    cells = f"{e.cells} {'DARTS' if e.topology == TOPOLOGIES['darts'] else 'minimal'} cells"
+    cells += f", {len(e.reductions)} of them reductions" if e.reductions else ""
+    return f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
 
 
 def cost_recording(repeats: int) -> Row:
@@ -169,7 +155,7 @@ def probing(repeats: int) -> Row:
     e = replace(DARTS, cells=4, batch=32)
     (loader,) = Search(e, noise(e, 32)).loaders.values()
     images, labels = next(iter(loader))
-    plain = PlainSupernet(e.topology, e.cells, e.channels, 10)
+    plain = textbook(e)
     active = e.topology.allowed().expand(e.cells, -1, -1)
     gates = Gates(active.float().mul(1 / 8), active)
 
@@ -191,28 +177,26 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
     Convolutions (depthwise ones by our module), normalisations, pools, ReLUs, and for every output its product with the
     gate, the sum and the cost, forward and backward in channels_last. A step may be faster: it fuses some of them.
     """
-    search = Search(e, noise(e, size))
-    plain = PlainSupernet(e.topology, e.cells, e.channels, 10)
+    search, plain = Search(e, noise(e, size)), textbook(e)
     drawn = search.searcher.draw(generator(0, "kernels"))
     gates = replace(drawn, values=drawn.values.detach())
-    calls: Counter[tuple[nn.Module, tuple[int, ...]]] = Counter()
-    alone: dict[str, nn.Module] = {}
+    calls: Counter[tuple[str, tuple[int, ...]]] = Counter()
+    modules: dict[str, nn.Module] = {}
 
     def count(module: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
-        calls[alone.setdefault(repr(module), module), tuple(inputs[0].shape)] += 1
+        modules[repr(module)] = module
+        calls[repr(module), tuple(inputs[0].shape)] += 1
 
-    leaves = [module for module in plain.modules() if not list(module.children())]
-    handles = [leaf.register_forward_hook(count) for leaf in leaves if not isinstance(leaf, nn.Linear | nn.Identity)]
+    for module in plain.modules():
+        if not (list(module.children()) or isinstance(module, nn.Linear | nn.Identity)):
+            module.register_forward_hook(count)
     (loader,) = search.loaders.values()
     images, _ = next(iter(loader))
     with torch.no_grad():
         plain(images, gates)
-    for handle in handles:
-        handle.remove()
-    outputs = int(gates.active[..., 1:].sum())
-    shape = (e.batch, e.channels, *images.shape[2:])
-    kernels = [(_forward_and_backward(_fast(module), at), number) for (module, at), number in calls.items()]
-    kernels.append((partial(_gated_sum, *torch.randn(3, *shape).unbind()), outputs))
+    kernels = [(_forward_and_backward(modules[name], shape), number) for (name, shape), number in calls.items()]
+    sample = torch.randn(3, e.batch, e.channels, *images.shape[2:])
+    kernels.append((partial(_gated_sum, *sample.unbind()), int(gates.active[..., 1:].sum())))
 
     # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
     search.searcher.draw = lambda *_: gates  # type: ignore[method-assign]
@@ -226,18 +210,19 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
     return _ratio(name, bound, False, _endless(search.run_epoch), bare, repeats)
 
 
-def growth(what: str, field: str, sizes: Sequence[int], bound: float | None, repeats: int) -> Row:
+def scaling(what: str, field: str, sizes: Sequence[int], bound: float | None, repeats: int) -> Row:
     """The exponent of a DARTS step's time or peak memory in a field of the experiment: the slope in logarithms.
 
     Of the time it is the median over rounds, so that a machine that changes its pace between them does not bend it.
     """
-    base = replace(DARTS, batch=32, cells=4)
     fields: list[dict[str, Any]] = [{field: size} for size in sizes]
-    steps = [our_step(replace(base, **own), 32) for own in fields]
-    for step in steps:
-        step()
-    measured, shown, often = {"time": (_seconds, _time, repeats), "memory": (_peak, _mib, 1)}[what]
-    rounds = [[measured(step) for step in steps] for _ in range(often)]
+    build = [partial(our_step, replace(DARTS, **({"batch": 32, "cells": 4} | changes)), 32) for changes in fields]
+    if what == "time":
+        steps = [new() for new in build]
+        rounds = [[_seconds(step) for step in steps] for _ in range(repeats + 1)][1:]  # the first warms up
+    else:
+        rounds = [[_peaks(new, 1)[0] for new in build]]
+    shown = {"time": _time, "memory": _mib}[what]
     scale = [math.log(size) for size in sizes]
     slope = median(linear_regression(scale, list(map(math.log, values))).slope for values in rounds)
     detail = ", ".join(shown(median(values)) for values in zip(*rounds, strict=True))
@@ -247,18 +232,10 @@ def growth(what: str, field: str, sizes: Sequence[int], bound: float | None, rep
 
 def memory(repeats: int) -> Row:
     """Peak memory of a DSNAS step (the median over draws) against that of a DARTS step."""
-    step = our_step(DSNAS, 32)
-    dsnas = median(_peak(step) for _ in range(2 * repeats + 1))
-    darts = _peak(our_step(replace(DSNAS, searcher="darts"), 32))
+    dsnas = median(_peaks(partial(our_step, DSNAS, 32), 2 * repeats + 1))
+    (darts,) = _peaks(partial(our_step, replace(DSNAS, searcher="darts"), 32), 1)
     detail = f"{_mib(dsnas)} against {_mib(darts)}"
     return Row("peak memory, 8 minimal cells, batch 96: DSNAS / DARTS", dsnas / darts, 0.25, False, detail)
-
-
-def share(name: str, part: Callable[[Search], Step], bound: float | None, repeats: int) -> Row:
-    """What a part of the step takes of a whole DSNAS step."""
-    search = Search(DSNAS, noise(DSNAS, 32))
-    whole = our_step(DSNAS, 32)
-    return _ratio(f"{workload(DSNAS, 32)}: {name} / whole", bound, False, part(search), whole, 4 * repeats)
 
 
 def workers() -> Row:
@@ -274,22 +251,11 @@ def workers() -> Row:
     return Row(name, one / two, 1.7, True, f"{_time(one)} against {_time(two)}")
 
 
-def data_pipeline(search: Search) -> Step:
-    """A batch: crop, flip, normalise; in a round out of many, shuffle."""
-    (loader,) = search.loaders.values()
-    return _endless(lambda: loader)
-
-
-def statistics(search: Search) -> Step:
-    """What is kept of a step: the costs of all edges and cells."""
-    costs = torch.randn(search.supernet.shape)
-    of_edges, of_cells = Statistics(search.supernet.shape), Statistics(search.supernet.shape[:1])
-
-    def update() -> None:
-        of_edges.update(costs)
-        of_cells.update(costs.sum((1, 2)))
-
-    return update
+def data_pipeline(repeats: int) -> Row:
+    """What a batch takes of a whole DSNAS step: crop, flip, normalise; in a round out of many, shuffle."""
+    (loader,) = Search(DSNAS, noise(DSNAS, 32)).loaders.values()
+    sides = _endless(lambda: loader), our_step(DSNAS, 32)
+    return _ratio(f"{workload(DSNAS, 32)}: data pipeline / whole", 0.02, False, *sides, 4 * repeats)
 
 
 def noise(e: Experiment, size: int) -> Dataset:
@@ -305,6 +271,11 @@ def our_step(e: Experiment, size: int) -> Step:
     return _endless(Search(e, noise(e, size)).run_epoch)
 
 
+def textbook(e: Experiment) -> PlainSupernet:
+    """The textbook's supernet of an experiment."""
+    return PlainSupernet(e.topology, e.cells, e.channels, 10, reductions=e.reductions)
+
+
 def _endless(epoch: Callable[[], Iterable[object]]) -> Step:
     """The next step of one epoch after another; what an epoch begins and ends with falls into few of them."""
     steps = chain.from_iterable(epoch() for _ in count())
@@ -314,8 +285,7 @@ def _endless(epoch: Callable[[], Iterable[object]]) -> Step:
 def textbook_step(e: Experiment, size: int) -> Step:
     """The same step of the plain supernet, from the same weights and with the same draws; no costs."""
     search = Search(e, noise(e, size))
-    plain = PlainSupernet(e.topology, e.cells, e.channels, 10).copy_weights(search.supernet.parameters())
-    return _step_without_costs(search, plain)
+    return _step_without_costs(search, textbook(e).copy_weights(search.supernet.parameters()))
 
 
 def _step_without_costs(search: Search, network: nn.Module) -> Step:
@@ -340,24 +310,16 @@ def _step_without_costs(search: Search, network: nn.Module) -> Step:
 
 
 def _ratio(name: str, bound: float | None, at_least: bool, above: Step, below: Step, repeats: int) -> Row:
-    pairs = []
-    for repeat in range(repeats + 1):
-        pair = _seconds(above), _seconds(below)
-        if repeat:  # the first warms up
-            pairs.append(pair)
+    pairs = [(_seconds(above), _seconds(below)) for _ in range(repeats + 1)][1:]  # the first warms up
     ratios = [a / b for a, b in pairs]
     sides = " against ".join(_time(median(side)) for side in zip(*pairs, strict=True))
     return Row(name, median(ratios), bound, at_least, f"{sides}; {min(ratios):.3g} to {max(ratios):.3g}")
 
 
-def _fast(module: nn.Module) -> nn.Module:
-    """The module itself, or our depthwise convolution in its place."""
-    if isinstance(module, nn.Conv2d) and module.groups > 1:
-        return Depthwise(module.in_channels, module.kernel_size[0], dilation=module.dilation[0])
-    return module
-
-
 def _forward_and_backward(module: nn.Module, shape: tuple[int, ...]) -> Step:
+    """Both passes of a module on one tensor; of a depthwise convolution those of ours in its place."""
+    if isinstance(module, nn.Conv2d) and module.groups > 1:
+        module = Depthwise(module.in_channels, module.kernel_size[0], module.stride[0], module.dilation[0])
     x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
     module = module.to(memory_format=torch.channels_last)
     direction = torch.randn_like(module(x)).contiguous(memory_format=torch.channels_last)
@@ -371,16 +333,26 @@ def _gated_sum(x: Float[Tensor, "..."], total: Float[Tensor, "..."], gradient: F
     image_dot(gradient, x)
 
 
-def _peak(step: Step) -> float:
-    """Bytes: the largest sum of tensors alive at once during the step, by the allocator's own record."""
-    step()
+def _peaks(build: Callable[[], Step], steps: int) -> list[float]:
+    """Bytes: for each of so many steps, the most that it adds to the tensors alive, by the allocator's own record."""
+    # The profiler's C++ prints what it does unless told otherwise before it first runs. And it warns when a tensor is
+    # freed that it has not seen made: so it watches from the start, and the first step, which warms up.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        step()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        record.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    return float(max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"))
+        step = build()
+        for _ in range(steps + 1):
+            with record_function("step"):
+                step()
+    events = record.profiler.kineto_results.events()
+    alive, before, peaks = 0.0, 0.0, list[float]()
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "step":
+            before = alive
+            peaks.append(0.0)
+        elif event.name() == "[memory]":
+            alive += event.nbytes()
+            peaks[-1:] = [max(most, alive - before) for most in peaks[-1:]]
+    return peaks[1:]
 
 
 def _seconds(step: Step) -> float:

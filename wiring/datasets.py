@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from wiring.supernet.operations import Images
+from wiring.supernet.normalise import Images
 
 Labels = Int64[Tensor, " image"]
 Pixels = UInt8[Tensor, "image height width channel"]

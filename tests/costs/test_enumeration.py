@@ -47,7 +47,9 @@ def test_the_part_through_edge_4_is_what_stopping_the_gradient_there_takes_away(
     assert not everything.through[..., 2:].any()
     chosen = (4, 2, 5, 3, 6)
     network = case.network([[(NAMES[k],) for k in chosen]])
-    network.edges[0][4][NAMES[chosen[4]]].register_forward_pre_hook(lambda _, inputs: tuple(x.detach() for x in inputs))
+    network.cells[0].edges[4][NAMES[chosen[4]]].register_forward_pre_hook(
+        lambda _, inputs: tuple(x.detach() for x in inputs)
+    )
     loss = cross_entropy(network(case.images), case.labels)
     outputs = list(network.contributions.values())
     gradients = torch.autograd.grad(loss, [inner for _, inner in outputs])

@@ -139,11 +139,11 @@ def test_the_identity_fails_where_an_edges_cost_is_wrong(monkeypatch):
     gates, _ = case.child()
     set_eps(case.supernet, NO_EPS)
 
-    def wrong(self, *arguments, pull_back=Affine.pull_back):
-        to_features, to_weights, costs = pull_back(self, *arguments)
+    def wrong(self, *arguments, vjp=Affine.vjp):
+        to_features, to_weights, costs = vjp(self, *arguments)
         return to_features, to_weights, 1.01 * costs
 
-    monkeypatch.setattr(Affine, "pull_back", wrong)
+    monkeypatch.setattr(Affine, "vjp", wrong)
     probe, logits = measure(case, gates)
     with pytest.raises(AssertionError, match="are not close"):
         close(probe.costs.nansum(), loss_minus_entropy(logits, case.labels), rtol=1e-6, atol=1e-6)

@@ -18,7 +18,7 @@ from wiring.search.loop import Search, keep_memory
 from wiring.supernet.topology import Topology
 torch.set_num_threads(1)
 keep_memory()
-topology = Topology((1,), ((0, 1),), (("skip_connect",),), (1,))
+topology = Topology((1,), ((0, 1),), (1,), (("skip_connect",),))
 e = Experiment(topology=topology, cells=1, channels=1, batch=1, crop=0, flip=False, epochs=10, searcher="darts")
 random = torch.Generator().manual_seed(0)
 pixels = torch.randint(256, (10_000, 2, 2, 1), dtype=torch.uint8, generator=random)

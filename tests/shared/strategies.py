@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from plain import NAMES, Network, copy_weights
+from plain import NAMES, Network
 
 from wiring.supernet.gates import Gates
 from wiring.supernet.network import Supernet
@@ -28,16 +28,18 @@ def topologies(draw):
     first, nodes = len(inputs), len(inputs) + draw(st.integers(1, 3))
     pairs = [(i, j) for j in range(first, nodes) for i in range(j)]
     edges = tuple(draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=5, unique=True)))
-    names = st.sets(st.sampled_from(NAMES), min_size=1, max_size=4).map(lambda own: tuple(sorted(own, key=NAMES.index)))
+    names = st.sets(st.sampled_from(NAMES), min_size=1, max_size=4).map(
+        lambda names: tuple(sorted(names, key=NAMES.index))
+    )
     output = draw(st.lists(st.sampled_from(range(first, nodes)), min_size=1, unique=True))
-    return Topology(inputs, edges, tuple(draw(names) for _ in edges), tuple(output))
+    return Topology(inputs, edges, tuple(output), tuple(draw(names) for _ in edges))
 
 
 @st.composite
 def normalised_topologies(draw):
     """The same without skip_connect, so that every operation is normalised."""
     topology = draw(topologies())
-    kept = tuple(tuple(n for n in own if n != "skip_connect") or ("sep_conv_3x3",) for own in topology.candidates)
+    kept = tuple(tuple(n for n in names if n != "skip_connect") or ("sep_conv_3x3",) for names in topology.candidates)
     return replace(topology, candidates=kept)
 
 
@@ -80,22 +82,20 @@ class Case:
 
     def network(self, chosen):
         """The plain network that runs ``chosen[cell][edge]``, a tuple of names each."""
-        network = Network(self.topology, chosen, self.channels, self.classes, self.image_channels, self.reductions).to(
-            self.dtype
-        )
-        return copy_weights(network, self.supernet)
+        network = Network(self.topology, chosen, self.channels, self.classes, self.image_channels, self.reductions)
+        return network.to(self.dtype).copy_weights(self.supernet.parameters())
 
     def child(self):
         """One random operation for each edge of each cell: the gates, and the plain child network."""
         indices = torch.randint(2**31, (self.cells, len(self.topology.edges)), generator=self.generator)
         chosen = [
-            [(own[index % len(own)],) for own, index in zip(self.topology.candidates, cell, strict=True)]
+            [(names[index % len(names)],) for names, index in zip(self.topology.candidates, cell, strict=True)]
             for cell in indices.tolist()
         ]
         return self.one_hot(chosen), self.network(chosen)
 
     def one_hot(self, chosen):
-        active = torch.tensor([[[name in own for name in NAMES] for own in cell] for cell in chosen])
+        active = torch.tensor([[[name in names for name in NAMES] for names in cell] for cell in chosen])
         return Gates(active.to(self.dtype), active)
 
     def mixed(self):

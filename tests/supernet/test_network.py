@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plain import NAMES, parameter_pairs
+from plain import NAMES
 from strategies import SEEDS, Case, cases, examples
 from torch.nn.functional import cross_entropy
 
@@ -17,8 +17,8 @@ from wiring.supernet.network import Supernet
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete
 
 
-def close(own, expected, tolerance=1e-10):
-    torch.testing.assert_close(own, expected, rtol=tolerance, atol=tolerance * max(1, expected.abs().max().item()))
+def close(ours, expected, tolerance=1e-10):
+    torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance * max(1, expected.abs().max().item()))
 
 
 def gradient(tensor):
@@ -35,12 +35,12 @@ def learn(model, case, *arguments):
 
 
 def assert_same_network(case, network, gates, *weights, tolerance=1e-10):
-    """Logits and all gradients agree; where a weight was not used its gradient is None here and 0 there."""
+    """Logits and all gradients agree; the gradient of a weight that was not used may be None or 0."""
     pairs = zip(learn(case.supernet, case, gates), learn(network, case, *weights), strict=True)
-    for own, expected in pairs:
-        close(own, expected, tolerance)
-    for expected, own in parameter_pairs(network, case.supernet):
-        close(gradient(own), gradient(expected), tolerance)
+    for ours, expected in pairs:
+        close(ours, expected, tolerance)
+    for ours, theirs in zip(case.supernet.parameters(), network.parameters(), strict=True):
+        close(gradient(ours), gradient(theirs), tolerance)
 
 
 @given(cases())
@@ -113,9 +113,8 @@ def test_only_sampled_operations_that_something_reaches_run_and_learn(case):
             for name, operation in operations.items():
                 operation.register_forward_hook(lambda *_, at=(number, edge, name): calls.append(at))
     learn(case.supernet, case, gates)
-    chosen = [[tuple(own) for own in cell] for cell in child.edges]
     assert sorted(calls) == sorted(
-        (number, *run) for number, cell in enumerate(chosen) for run in reached(case.topology, cell)
+        (number, *run) for number, cell in enumerate(child.chosen) for run in reached(case.topology, cell)
     )
     for number, cell in enumerate(case.supernet.cells):
         for edge, operations in enumerate(cell.edges):
@@ -137,7 +136,7 @@ def test_without_any_operation_logits_are_zero_and_learning_goes_on(case):
 
 
 def test_a_node_that_nothing_reaches_is_zero():
-    topology = Topology((1,), ((0, 1), (2, 3)), (("skip_connect",), NAMES), (2, 1, 3))
+    topology = Topology((1,), ((0, 1), (2, 3)), (2, 1, 3), (("skip_connect",), NAMES))
     case = Case(topology, cells=1, channels=2)
     outputs = []
     case.supernet.cells[0].register_forward_hook(lambda *arguments: outputs.append(arguments[-1]))

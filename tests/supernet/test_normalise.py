@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, examples
 from torch.nn import functional as F
 
-from wiring.supernet.gates import mix
+from wiring.supernet.gates import gated_sum
 from wiring.supernet.normalise import Normalised, images, normalised_relu, pixels
 
 close = torch.testing.assert_close
@@ -36,21 +36,21 @@ def assert_equal(ours, theirs, features, weights, extra=()):
     leaves = [*features, *(weight for weight in weights if weight is not None), *extra]
     direction = torch.randn(theirs.shape, dtype=theirs.dtype)
     tolerance = 1e-9 if theirs.dtype == torch.float64 else 1e-3
-    for own, other in zip(
+    for mine, other in zip(
         [ours, *torch.autograd.grad(ours, leaves, direction)],
         [theirs, *torch.autograd.grad(theirs, leaves, direction)],
         strict=True,
     ):
-        assert own.dtype == other.dtype
-        close(own, other, rtol=tolerance, atol=tolerance * float(other.detach().abs().max().clamp(min=1)))
+        assert mine.dtype == other.dtype
+        close(mine, other, rtol=tolerance, atol=tolerance * float(other.detach().abs().max().clamp(min=1)))
 
 
 @given(inputs(), st.sampled_from([1e-5, 1e-2]))
 @examples(60)
-def test_a_mix_is_the_gated_sum_of_normalised_convolutions(case, eps):
+def test_a_gated_sum_is_that_of_normalised_convolutions(case, eps):
     features, weights = case
     gates = torch.randn(len(features[0]), len(features), dtype=features[0].dtype).requires_grad_()
-    ours = mix([Normalised(x, weight, eps) for x, weight in zip(features, weights, strict=True)], gates)
+    ours = gated_sum([Normalised(x, weight, eps) for x, weight in zip(features, weights, strict=True)], gates)
     theirs = sum(
         gate[:, None, None, None] * reference(x, weight, eps)
         for x, weight, gate in zip(features, weights, gates.T, strict=True)
@@ -81,7 +81,7 @@ def test_moments_are_those_of_all_pixels(case):
 
 def test_a_constant_channel_is_normalised_to_nothing_and_stays_finite():
     x = torch.full((2, 2, 3, 3), 100.0).requires_grad_()
-    output = mix([Normalised(x, None)], torch.ones(2, 1))
+    output = gated_sum([Normalised(x, None)], torch.ones(2, 1))
     close(output, torch.zeros_like(output), rtol=0, atol=0.05)
     output.sum().backward()
     assert x.grad.isfinite().all()
@@ -98,4 +98,4 @@ def test_pixels_are_a_view_and_images_the_way_back():
 def test_outputs_of_one_node_must_share_eps():
     x = torch.randn(2, 2, 3, 3)
     with pytest.raises(ValueError, match=r"eps = \[1e-05, 0.001\]"):
-        mix([Normalised(x, None), Normalised(x, None, 1e-3)], torch.ones(2, 2))
+        gated_sum([Normalised(x, None), Normalised(x, None, 1e-3)], torch.ones(2, 2))

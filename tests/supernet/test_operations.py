@@ -1,14 +1,15 @@
 """The eight operations are DARTS's: each against torch modules with the same weights."""
 
-import plain
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from plain import NAMES as PAPERS
 from strategies import SEEDS, examples
 
 from wiring.costs.identities import NO_EPS, set_eps
-from wiring.supernet.gates import mix
+from wiring.supernet import textbook
+from wiring.supernet.gates import gated_sum
 from wiring.supernet.normalise import EPS
 from wiring.supernet.operations import NAMES, NONE, OPERATIONS, Depthwise, FactorizedReduce, Node, ReLUConvBN
 
@@ -19,7 +20,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 def run(module, x):
     """The operation's output alone, with all that is left for a node to compute."""
-    return mix([module(Node(x))], torch.ones(len(x), 1, dtype=x.dtype))
+    return gated_sum([module(Node(x))], torch.ones(len(x), 1, dtype=x.dtype))
 
 
 def gradients(output, x, module, direction):
@@ -37,9 +38,9 @@ def assert_same_function(ours, theirs, x):
         [expected, *gradients(expected, x, theirs, direction)],
         strict=True,
     )
-    for own, plain_one in pairs:
-        assert own.shape == plain_one.shape
-        assert (own - plain_one).abs().max() <= TOLERANCE[x.dtype] * max(1, plain_one.abs().max())
+    for mine, other in pairs:
+        assert mine.shape == other.shape
+        assert (mine - other).abs().max() <= TOLERANCE[x.dtype] * max(1, other.abs().max())
 
 
 @st.composite
@@ -51,17 +52,7 @@ def images(draw, dtype):
 
 
 def test_names_are_in_the_papers_order():
-    assert NAMES == (
-        "none",
-        "skip_connect",
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "sep_conv_3x3",
-        "dil_conv_3x3",
-        "dil_conv_5x5",
-        "sep_conv_5x5",
-    )
-    assert NAMES == plain.NAMES
+    assert NAMES == PAPERS
 
 
 def test_none_is_first_and_has_no_module():
@@ -77,7 +68,7 @@ def test_operation_equals_torchs_modules(name, stride, dtype):
     def check(x):
         channels = x.shape[1]
         ours = OPERATIONS[name](channels, stride).to(dtype)
-        assert_same_function(ours, plain.operation(name, channels, stride).to(dtype), x)
+        assert_same_function(ours, textbook.operation(name, channels, stride).to(dtype), x)
 
     check()
 
@@ -86,10 +77,10 @@ def test_operation_equals_torchs_modules(name, stride, dtype):
 @examples(10)
 def test_input_nodes_equal_torchs_modules(x, channels):
     assert_same_function(
-        ReLUConvBN(x.shape[1], channels).double(), plain.relu_conv_bn(x.shape[1], channels).double(), x
+        ReLUConvBN(x.shape[1], channels).double(), textbook.relu_conv_bn(x.shape[1], channels).double(), x
     )
     assert_same_function(
-        FactorizedReduce(x.shape[1], channels).double(), plain.FactorizedReduce(x.shape[1], channels).double(), x
+        FactorizedReduce(x.shape[1], channels).double(), textbook.FactorizedReduce(x.shape[1], channels).double(), x
     )
 
 
@@ -140,12 +131,12 @@ def test_depthwise_convolution_has_the_librarys_gradients(kernel, dilation, dtyp
         x, direction = torch.randn(2, *shape, dtype=dtype)
         x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
         output, expected = ours(x), theirs(x)
-        for own, library in zip(
+        for mine, library in zip(
             [output, *gradients(output, x, ours, direction)],
             [expected, *gradients(expected, x, theirs, direction)],
             strict=True,
         ):
-            close(own, library, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+            close(mine, library, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
     check()
 

@@ -8,9 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plain import NAMES
+from pydantic import TypeAdapter
 from strategies import Case, examples, topologies
 
-from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete
+from wiring.supernet.topology import (
+    CONTROL,
+    EQUAL,
+    MINIMAL,
+    SWAPPED,
+    TOPOLOGIES,
+    Topology,
+    complete,
+    topology_name,
+)
 
 DARTS_EDGES = (
     *((0, 2), (1, 2)),
@@ -21,20 +31,20 @@ DARTS_EDGES = (
 
 
 def fields(topology):
-    return topology.inputs, topology.edges, topology.candidates, topology.output
+    return topology.inputs, topology.edges, topology.output, topology.candidates
 
 
 def test_minimal_cell_is_the_papers():
     assert TOPOLOGIES["minimal"] is MINIMAL
-    assert fields(MINIMAL) == ((2, 1), ((0, 2), (1, 2), (0, 3), (1, 3), (2, 3)), (NAMES,) * 5, (2, 3))
+    assert fields(MINIMAL) == ((2, 1), ((0, 2), (1, 2), (0, 3), (1, 3), (2, 3)), (2, 3), (NAMES,) * 5)
 
 
 def test_simplified_cell_is_the_papers():
-    assert fields(TOPOLOGIES["simplified"]) == ((1,), ((0, 1), (0, 2), (1, 2)), (NAMES,) * 3, (1, 2))
+    assert fields(TOPOLOGIES["simplified"]) == ((1,), ((0, 1), (0, 2), (1, 2)), (1, 2), (NAMES,) * 3)
 
 
 def test_darts_cell_is_the_papers():
-    assert fields(TOPOLOGIES["darts"]) == ((2, 1), DARTS_EDGES, (NAMES,) * 14, (2, 3, 4, 5))
+    assert fields(TOPOLOGIES["darts"]) == ((2, 1), DARTS_EDGES, (2, 3, 4, 5), (NAMES,) * 14)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +87,13 @@ def test_edits_change_what_they_name_and_nothing_else(topology, data):
 
     fewer = topology.without_edges(edge)
     kept = [other for other in topology.edges if other != edge]
-    assert fewer == Topology(topology.inputs, tuple(kept), tuple(carries[other] for other in kept), topology.output)
+    assert fewer == Topology(topology.inputs, tuple(kept), topology.output, tuple(carries[other] for other in kept))
 
     fixed = topology.with_operations(edge, "avg_pool_3x3")
     assert dict(zip(fixed.edges, fixed.candidates, strict=True)) == carries | {edge: ("avg_pool_3x3",)}
 
     output = data.draw(st.permutations(topology.intermediate))
-    assert fields(topology.with_output(*output)) == (*before[:3], tuple(output))
+    assert fields(topology.with_output(*output)) == (*before[:2], tuple(output), before[3])
 
     both = topology.with_operations(edge, "none", "skip_connect")
     without = both.without_operations("skip_connect", edge=edge)
@@ -102,13 +112,37 @@ def test_all_edges_can_be_deleted():
     assert (empty.edges, empty.nodes, empty.allowed().shape) == ((), 4, (0, 8))
 
 
-def test_the_papers_control_experiment_can_be_written_down():
-    control = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_conv_5x5").with_output(3)
-    assert fields(control) == ((2, 1), ((1, 2), (1, 3), (2, 3)), (("sep_conv_5x5",), NAMES, NAMES), (3,))
+def test_the_papers_control_experiment_and_the_cells_beside_it_are_named():
+    control = ((2, 1), ((1, 2), (1, 3), (2, 3)), (3,), (("sep_conv_5x5",), NAMES, NAMES))
+    assert fields(TOPOLOGIES["control"]) == fields(CONTROL) == control
+    assert TOPOLOGIES["equal"] is EQUAL
+    assert fields(EQUAL) == ((1,), ((0, 1), (0, 2), (1, 2)), (1, 2), (NAMES[1:], NAMES, NAMES))
+    assert TOPOLOGIES["swapped"] is SWAPPED
+    assert fields(SWAPPED) == ((1, 2), *fields(MINIMAL)[1:])
+
+
+def test_the_names_of_topologies_are_theirs():
+    assert {name: topology_name(topology) for name, topology in TOPOLOGIES.items()} == {
+        name: name for name in TOPOLOGIES
+    }
+    assert topology_name(MINIMAL.without_edges((0, 2))) == "4 edges of its own"
+
+
+def test_left_out_candidates_are_all_operations():
+    assert Topology((2, 1), MINIMAL.edges, (2, 3)) == MINIMAL
+
+
+def test_json_keeps_the_order_of_its_fields():
+    text = TypeAdapter(Topology).dump_json(complete((1,), 1).with_operations((0, 1), "none")).decode()
+    assert text == '{"inputs":[1],"edges":[[0,1]],"candidates":[["none"]],"output":[1]}'
+
+
+def test_sources_are_the_stem_before_the_first_cell():
+    assert [complete((3, 1), 1).sources(cell) for cell in range(4)] == [[0, 0], [0, 1], [0, 2], [1, 3]]
 
 
 def test_lists_as_json_has_them_become_tuples():
-    assert Topology([1], [[0, 1]], [["none", "skip_connect"]], [1]) == complete((1,), 1).with_operations(
+    assert Topology([1], [[0, 1]], [1], [["none", "skip_connect"]]) == complete((1,), 1).with_operations(
         (0, 1), "none", "skip_connect"
     )
 
@@ -171,9 +205,9 @@ def test_an_impossible_edit_is_refused(edit, message):
 def test_simplified_cell_is_the_minimal_cell_without_its_first_inputs_edges(seed):
     minimal = Case(MINIMAL.without_edges((0, 2), (0, 3)), seed=seed)
     simplified = Case(TOPOLOGIES["simplified"])
-    for own, theirs in zip(simplified.supernet.cells, minimal.supernet.cells, strict=True):
-        own.inputs[0].load_state_dict(theirs.inputs[1].state_dict())
-        own.edges.load_state_dict(theirs.edges.state_dict())
+    for cell, larger in zip(simplified.supernet.cells, minimal.supernet.cells, strict=True):
+        cell.inputs[0].load_state_dict(larger.inputs[1].state_dict())
+        cell.edges.load_state_dict(larger.edges.state_dict())
     for part in ("stem", "classifier"):
         getattr(simplified.supernet, part).load_state_dict(getattr(minimal.supernet, part).state_dict())
     for gates in (minimal.child()[0], minimal.mixed()[0]):

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from wiring.supernet.operations import NAMES, Images
+from wiring.supernet.normalise import Images
+from wiring.supernet.operations import NAMES
 from wiring.supernet.textbook import PlainSupernet
 from wiring.supernet.topology import MINIMAL
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete, topology_name
+from wiring.supernet.topology import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Topology, topology_name
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
@@ -39,7 +39,7 @@ class Experiment:
     """
 
     topology: Annotated[Topology, BeforeValidator(_named)] = MINIMAL
-    """the cell: a name (minimal, simplified, darts) or, in Python, any Topology"""
+    """the cell: a name (minimal, simplified, darts, control, equal, swapped) or, in Python, any Topology"""
     cells: Count = 8
     """number of cells"""
     reductions: tuple[int, ...] = ()
@@ -263,15 +263,6 @@ _THEOREM2_QUICK = replace(
     theta_lr=0.05,
     theta_lr_min=0.001,
 )
-#: The minimal cell without what reads node 0, one operation fixed between nodes 1 and 2, and node 3 alone the output.
-CONTROL = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_conv_5x5").with_output(3)
-
-#: The simplified cell, in which node 1 always has an input: then edge (1, 2) is trained as often as the others.
-EQUAL = TOPOLOGIES["simplified"].without_operations("none", edge=(0, 1))
-
-#: The minimal cell whose nodes 0 and 1 have changed places: node 0 reads the last cell and node 1 the one before.
-SWAPPED = complete((1, 2), 2)
-
 # Nearly three times the edges, so half the cells and steps, and α learns twice as fast.
 _P1_DARTS_CELL_REFERENCE = replace(_P1_REFERENCE, topology=TOPOLOGIES["darts"], cells=4, epochs=15, alpha_lr=6e-3)
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.

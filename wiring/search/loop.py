@@ -34,7 +34,7 @@ from wiring.search.experiments import Experiment, check_device, to_json
 from wiring.search.records import GROUPS, Record, RecordError
 from wiring.search.searchers import SEARCHERS, Searcher, Uniform, dropped
 from wiring.supernet.network import Supernet
-from wiring.supernet.operations import Images
+from wiring.supernet.normalise import Images
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
 LEVELS = {

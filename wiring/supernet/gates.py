@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wiring.supernet.normalise import Affine, Normalised, images, pixels
-from wiring.supernet.operations import Images
+from wiring.supernet.normalise import Affine, Images, Normalised, images, pixels
 
 #: What an operation hands to the node that it ends in.
 Output = Images | Normalised
@@ -48,14 +47,19 @@ def image_dot(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]
         return torch.cat([torch.linalg.vecdot(x, y) for x, y in parts])
 
 
-class _Mix(torch.autograd.Function):
+class _GatedSum(torch.autograd.Function):
+    """The sum of outputs that are ready, by one product each, and of those still to be normalised, by :class:`Affine`.
+
+    The other form would normalise each output with the library and multiply it by its gate.
+    """
+
     @staticmethod
     def forward(ctx: Any, outputs: list[Output], gates: Tensor, *tensors: Tensor | None) -> Tensor:
         ctx.save_for_backward(gates, *tensors)
         features: Any = tensors[: len(outputs)]
-        waiting = [output for output in outputs if isinstance(output, Normalised)]
-        ctx.ready = len(outputs) - len(waiting)
-        ctx.affine = Affine(waiting) if waiting else None
+        pending = [output for output in outputs if isinstance(output, Normalised)]
+        ctx.ready = len(outputs) - len(pending)
+        ctx.affine = Affine(pending) if pending else None
         total = gates.new_zeros(())
         if ctx.affine is not None:
             total = ctx.affine.apply(gates[:, ctx.ready :], [pixels(x) for x in features[ctx.ready :]])
@@ -74,14 +78,14 @@ class _Mix(torch.autograd.Function):
         to_gates = [image_dot(gradient, x)[:, None] for x in features[: ctx.ready]]
         to_weights: list[Tensor | None] = [None] * len(weights)
         if ctx.affine is not None:
-            normalised = [pixels(x) for x in features[ctx.ready :]]
+            d = [pixels(x) for x in features[ctx.ready :]]
             with torch.autocast(g.device.type, enabled=False):
-                to_normalised, own, costs = ctx.affine.pull_back(gates[:, ctx.ready :], normalised, g)
-            to_features += to_normalised
+                to_d, to_matrices, costs = ctx.affine.vjp(gates[:, ctx.ready :], d, g)
+            to_features += to_d
             to_gates.append(costs)
-            for k, (weight, to_weight) in enumerate(zip(weights[ctx.ready :], own, strict=True), ctx.ready):
-                if weight is not None:
-                    to_weights[k] = to_weight.view_as(weight).to(weight.dtype)
+            for k, to_matrix in enumerate(to_matrices, ctx.ready):
+                if (weight := weights[k]) is not None:
+                    to_weights[k] = to_matrix.view_as(weight).to(weight.dtype)
         return (
             None,
             torch.cat(to_gates, dim=1).to(gates.dtype),
@@ -90,7 +94,7 @@ class _Mix(torch.autograd.Function):
         )
 
 
-def mix(outputs: list[Output], gates: Float[Tensor, "batch output"]) -> Images:
+def gated_sum(outputs: list[Output], gates: Float[Tensor, "batch output"]) -> Images:
     """``sum_k gate_k * output_k``, whose gradient with respect to ``gate_k`` is ``<dL/dsum, output_k>``, per image.
 
     Outputs that are ready come before those still to be normalised.
@@ -98,5 +102,5 @@ def mix(outputs: list[Output], gates: Float[Tensor, "batch output"]) -> Images:
     features = [output.features if isinstance(output, Normalised) else output for output in outputs]
     weights = [output.weight if isinstance(output, Normalised) else None for output in outputs]
     with torch.autocast(gates.device.type, enabled=False):
-        mixed: Tensor = _Mix.apply(outputs, gates, *features, *weights)
-    return mixed
+        total: Tensor = _GatedSum.apply(outputs, gates, *features, *weights)
+    return total

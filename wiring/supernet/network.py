@@ -5,15 +5,46 @@
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wiring.supernet.gates import Gates, mix
-from wiring.supernet.operations import NAMES, OPERATIONS, FactorizedReduce, Images, Node, ReLUConvBN
+from wiring.supernet.gates import Gates, gated_sum
+from wiring.supernet.normalise import Images
+from wiring.supernet.operations import NAMES, NONE, OPERATIONS, FactorizedReduce, Node, ReLUConvBN
 from wiring.supernet.topology import Topology
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forward pass runs of a cell, known from the active gates before anything is computed.
+
+    Parameters
+    ----------
+    operations
+        For each intermediate node the (edge, operation) pairs that end there and that an input node reaches.
+    inputs
+        The input nodes that these operations read; the others need not be computed.
+    """
+
+    operations: list[list[tuple[int, int]]]
+    inputs: list[int]
+
+    @classmethod
+    def of(cls, topology: Topology, active: list[list[bool]]) -> "Plan":
+        """Plan a cell that is to run ``active[edge][operation]``."""
+        reached, operations = set(range(len(topology.inputs))), []
+        for j in topology.intermediate:
+            edges = [edge for edge, (i, end) in enumerate(topology.edges) if end == j and i in reached]
+            # By operation: skip_connect, which alone is not left to be normalised, comes first.
+            pairs = [(edge, k) for k in range(len(NAMES)) for edge in edges if active[edge][k] and k != NONE]
+            operations.append([(edge, k) for edge, k in pairs if NAMES[k] in topology.candidates[edge]])
+            reached |= {j} if operations[-1] else set()
+        starts = {topology.edges[edge][0] for pairs in operations for edge, _ in pairs}
+        return cls(operations, sorted(starts.intersection(range(len(topology.inputs)))))
 
 
 class Cell(nn.Module):
@@ -47,38 +78,17 @@ class Cell(nn.Module):
             for names, at in zip(topology.candidates, strides, strict=True)
         )
 
-    def running(self, active: list[list[bool]]) -> list[list[tuple[int, int]]]:
-        """For each intermediate node the (edge, operation) pairs that end there and that an input reaches."""
-        reached = set(range(len(self.inputs)))
-        running = []
-        for j in self.topology.intermediate:
-            pairs = [
-                (edge, NAMES.index(name))
-                for edge, (i, end) in enumerate(self.topology.edges)
-                if end == j and i in reached
-                for name in self.edges[edge]
-                if active[edge][NAMES.index(name)]
-            ]
-            # By operation: skip_connect, which alone is not left to be normalised, comes first.
-            pairs.sort(key=lambda pair: pair[1])
-            reached |= {j} if pairs else set()
-            running.append(pairs)
-        return running
-
-    def read(self, running: list[list[tuple[int, int]]]) -> set[int]:
-        """The nodes that running operations read."""
-        return {self.topology.edges[edge][0] for pairs in running for edge, _ in pairs}
-
     def forward(
-        self, inputs: list[Node], running: list[list[tuple[int, int]]], gates: list[Float[Tensor, "batch _"]]
+        self, inputs: list[Node], plan: Plan, gates: list[Float[Tensor, "batch _"]]
     ) -> Float[Tensor, "batch output_channels output_height output_width"]:
-        """Run the operations of each intermediate node (:meth:`running`) under its gates, one column for each."""
-        read = self.read(running)
+        """Run the planned operations of each intermediate node under its gates, one column for each."""
         # A node that nothing reaches is zero, and so is every operation of it: it stays None and costs nothing.
-        nodes: list[Any] = [Node(self.inputs[i](node)) if i in read else None for i, node in enumerate(inputs)]
-        for pairs, own in zip(running, gates, strict=True):
+        nodes: list[Any] = [None] * self.topology.nodes
+        for i in plan.inputs:
+            nodes[i] = Node(self.inputs[i](inputs[i]))
+        for j, pairs, columns in zip(self.topology.intermediate, plan.operations, gates, strict=True):
             outputs = [self.edges[edge][NAMES[k]](nodes[self.topology.edges[edge][0]]) for edge, k in pairs]
-            nodes.append(Node(mix(outputs, own)) if outputs else None)
+            nodes[j] = Node(gated_sum(outputs, columns)) if outputs else None
         zeros = self._zeros(inputs[-1].x)
         return torch.cat([zeros if nodes[j] is None else nodes[j].x for j in self.topology.output], dim=1)
 
@@ -123,18 +133,13 @@ class Supernet(nn.Module):
         reductions: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        for name, value in {
-            "cells": cells,
-            "channels": channels,
-            "classes": classes,
-            "image_channels": image_channels,
-        }.items():
+        sizes = {"cells": cells, "channels": channels, "classes": classes, "image_channels": image_channels}
+        for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} = {value}: must be at least 1")
         if unknown := set(reductions) - set(range(cells)):
             raise ValueError(f"reductions = {reductions}: no cell {min(unknown)} among {cells} cells")
-        self.topology = topology
-        self.classes = classes
+        self.topology, self.classes = topology, classes
         #: Which row of the architecture parameters each cell uses, 0 if it is normal and 1 if it is a reduction.
         self.cell_types = [int(cell in reductions) for cell in range(cells)]
 
@@ -146,7 +151,7 @@ class Supernet(nn.Module):
         outputs = [(width, halvings)]
         self.cells: Any = nn.ModuleList()
         for cell in range(cells):
-            sources = [outputs[max(0, len(outputs) - back)] for back in topology.inputs]
+            sources = [outputs[at] for at in topology.sources(cell)]
             if any(halvings - at > 1 for _, at in sources):
                 raise ValueError(f"reductions = {reductions}: cell {cell} would read across two of them")
             stride = 2 if cell in reductions else 1
@@ -164,28 +169,32 @@ class Supernet(nn.Module):
 
     def forward(self, images: Images, gates: Gates) -> Float[Tensor, "batch class"]:
         """The logits of the images under the gates."""
-        running = [cell.running(on) for cell, on in zip(self.cells, gates.active.tolist(), strict=True)]
-        # The gates of all nodes are cut out of one tensor, node by node: their gradients come back in one piece.
-        _, edges, operations = self.shape
-        nodes = [(cell, pairs) for cell, own in enumerate(running) for pairs in own]
-        index = torch.tensor([(cell * edges + edge) * operations + k for cell, pairs in nodes for edge, k in pairs])
-        values = gates.values.expand(len(images), *self.shape).flatten(1)
-        values = values.index_select(1, index.long().to(values.device, non_blocking=True))
-        own = iter(values.split([len(pairs) for _, pairs in nodes], dim=1))
+        plans = [Plan.of(self.topology, active) for active in gates.active.tolist()]
+        columns = iter(self._columns(plans, gates.values, len(images)))
+        sources = [self.topology.sources(number) for number in range(len(self.cells))]
+        readers: list[list[ReLUConvBN]] = [[] for _ in range(len(self.cells) + 1)]
+        for cell, plan, at in zip(self.cells, plans, sources, strict=True):
+            for i in plan.inputs:
+                if isinstance(cell.inputs[i], ReLUConvBN):
+                    readers[at[i]].append(cell.inputs[i])
 
-        readers: list[list[Tensor]] = [[] for _ in range(len(self.cells) + 1)]
-        for number, (cell, pairs) in enumerate(zip(self.cells, running, strict=True)):
-            read = cell.read(pairs)
-            for i, (back, reader) in enumerate(zip(self.topology.inputs, cell.inputs, strict=True)):
-                if i in read and isinstance(reader, ReLUConvBN):
-                    readers[max(0, number + 1 - back)].append(reader.conv.weight)
-
-        outputs = [Node(self.stem(images.contiguous(memory_format=torch.channels_last)), readers[0])]
-        for cell, pairs, reading in zip(self.cells, running, readers[1:], strict=True):
-            inputs = [outputs[max(0, len(outputs) - back)] for back in self.topology.inputs]
-            outputs.append(Node(cell(inputs, pairs, [next(own) for _ in pairs]), reading))
-            del outputs[: -max(self.topology.inputs)]  # what no later cell reads need not stay
-        last = outputs[-1].x
+        outputs = {0: Node(self.stem(images.contiguous(memory_format=torch.channels_last)), readers[0])}
+        for number, (cell, plan) in enumerate(zip(self.cells, plans, strict=True)):
+            x = cell([outputs[at] for at in sources[number]], plan, [next(columns) for _ in plan.operations])
+            outputs[number + 1] = Node(x, readers[number + 1])
+            outputs.pop(number + 1 - max(self.topology.inputs), None)  # what no later cell reads need not stay
+        last = outputs[len(self.cells)].x
         # Unlike a mean's, the gradient of a sum takes no memory; this is where a step needs the most.
         logits: Tensor = self.classifier(last.sum((2, 3)) / math.prod(last.shape[2:]))
         return logits
+
+    def _columns(
+        self, plans: list[Plan], values: Float[Tensor, "*image cell edge operation"], batch: int
+    ) -> tuple[Float[Tensor, "batch _"], ...]:
+        """Each node's gates, cut out of one tensor of all nodes': their gradients come back in one piece."""
+        _, edges, operations = self.shape
+        nodes = [(cell, pairs) for cell, plan in enumerate(plans) for pairs in plan.operations]
+        index = torch.tensor([(cell * edges + edge) * operations + k for cell, pairs in nodes for edge, k in pairs])
+        values = values.expand(batch, *self.shape).flatten(1)
+        values = values.index_select(1, index.long().to(values.device, non_blocking=True))
+        return values.split([len(pairs) for _, pairs in nodes], dim=1)

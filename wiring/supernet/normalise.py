@@ -1,7 +1,7 @@
 """A 1x1 convolution and the batch normalisation behind it, as one matrix product.
 
 Given the batch's moments, ``BN(W d)`` is affine in the features ``d`` (at every pixel, a column of channels): it is
-``T (d - m)`` with ``T = diag(1/s) W`` and ``s^2 = diag(W V W^T) + eps``, where ``m`` and ``V`` are the mean and the
+``T (d - m)`` with ``T = diag(1/σ) W`` and ``σ^2 = diag(W V W^T) + eps``, where ``m`` and ``V`` are the mean and the
 covariance of ``d`` over the batch and its pixels. So neither ``W d`` nor its normalised copy need be stored, a gated
 sum of such outputs is a sum of matrix products, and the costs ``<g, T (d - m)>`` fall out of the products ``g^T d``
 that W's gradient consists of. A pool's normalisation is the case ``W = 1``.
@@ -18,18 +18,20 @@ from torch import Tensor
 
 EPS = 1e-5
 
-Features = Float[Tensor, "batch channel height width"]
+#: A batch of images, or of a node's feature maps.
+Images = Float[Tensor, "batch channel height width"]
+#: The same, channels last: a matrix for each image, one row a pixel.
 Pixels = Float[Tensor, "batch pixel channel"]
 
 
-def pixels(x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch pixel channel"]:
-    """A view of a channels_last tensor, in single precision at least: sums over pixels need it."""
+def pixels(x: Images) -> Pixels:
+    """The images' matrices: a view of a channels_last tensor. Sums over pixels need single precision at least."""
     x = x.permute(0, 2, 3, 1).flatten(1, 2)
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def images(x: Float[Tensor, "batch pixel channel"], like: Tensor) -> Float[Tensor, "batch channel height width"]:
-    """The way back; height, width and precision are those of ``like``."""
+def images(x: Pixels, like: Tensor) -> Images:
+    """The way back from :func:`pixels`; height, width and precision are those of ``like``."""
     return x.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2).to(like.dtype)
 
 
@@ -47,7 +49,7 @@ class Normalised:
         What batch normalisation adds to the variance.
     """
 
-    features: Features
+    features: Images
     weight: Float[Tensor, "out channel 1 1"] | None
     eps: float = EPS
 
@@ -87,37 +89,56 @@ class Affine:
 
     def apply(self, gates: Float[Tensor, "batch output"], features: Sequence[Pixels]) -> Pixels:
         """``sum_k gate_k T_k (d_k - m_k)``."""
-        gated = (gates[:, :, None, None] * self.matrix).unbind(1)
+        gated = self._gated(gates)
         total = torch.baddbmm((gates @ self.offset)[:, None], features[0], gated[0].mT)
         for d, matrix in zip(features[1:], gated[1:], strict=True):
             total.baddbmm_(d, matrix.mT)
         return total
 
-    def pull_back(
-        self, gates: Float[Tensor, "batch output"], features: Sequence[Pixels], gradient: Pixels
+    def vjp(
+        self, gates: Float[Tensor, "batch output"], features: Sequence[Pixels], g: Pixels
     ) -> tuple[list[Pixels], Float[Tensor, "output out channel"], Float[Tensor, "batch output"]]:
-        """The gradients of the features, of the weights and, for each image, of the gates: the outputs' costs."""
-        count = gradient.shape[0] * gradient.shape[1]
-        sums = gradient.sum(1)
-        products = torch.stack([torch.bmm(gradient.mT, d) for d in features])  # [output, batch, out, channel]
-        products = products.flatten(2)
-        costs = torch.addmm(torch.bmm(products, self.matrix.flatten(1)[:, :, None])[:, :, 0].T, sums, self.offset.T)
-        # The gated gradient summed over the batch, and its products with the centred features.
-        first = (gates.T @ sums)[:, :, None]
-        second = torch.bmm(gates.T[:, None], products).view_as(self.matrix).baddbmm_(first, self.mean, alpha=-1)
-        curved = (second * self.matrix).sum(2, keepdim=True).div_(count) * self.matrix
-        quadratic = torch.bmm(self.matrix.mT, curved)
-        constant = torch.bmm(self.mean, quadratic).baddbmm_(first.mT, self.matrix, alpha=-1 / count)
-        to_weights = second.baddbmm_(curved, self.covariance, alpha=-count).mul_(self.scale)
-        gated = (gates[:, :, None, None] * self.matrix).unbind(1)
+        """Take the gradient ``g`` of the gated sum back to the features, the weights and, for each image, the gates.
+
+        The gradients of an image's gates are the outputs' costs ``<g, T (d - m)>``. All other sums run over the ``n``
+        pixels of the batch, each with its image's gate. With the moments held fixed, ``m`` and ``T`` have the
+        gradients ``-T^T s`` and ``S``::
+
+            s = sum gate g        S = sum gate g (d - m)^T
+
+        Row ``i`` of ``T`` is ``W_i / σ_i``: it changes by ``dW_i / σ_i - T_i (dW_i V T_i^T / σ_i + T_i dV T_i^T / 2)``.
+        And ``dm`` and ``dV`` are the means over the pixels of ``dd`` and of ``(d - m) dd^T + dd (d - m)^T``. Put
+        together, with ``n r_i`` the part of ``S_i`` along ``T_i``, which the normalisation takes away again::
+
+            r = rowsum(S * T) / n        Q = T^T diag(r) T
+            dL/dW = diag(1/σ) (S - n diag(r) T V)
+            dL/dd = gate T^T g - Q (d - m) - T^T s / n
+        """
+        T, m, V = self.matrix, self.mean, self.covariance
+        n = g.shape[0] * g.shape[1]
+        sums = g.sum(1)
+        products = torch.stack([torch.bmm(g.mT, d) for d in features]).flatten(2)  # [output, batch, out * channel]
+        costs = torch.addmm(torch.bmm(products, T.flatten(1)[:, :, None])[:, :, 0].T, sums, self.offset.T)
+        s = (gates.T @ sums)[:, :, None]
+        S = torch.bmm(gates.T[:, None], products).view_as(T).baddbmm_(s, m, alpha=-1)
+        rT = (S * T).sum(2, keepdim=True).div_(n) * T
+        Q = torch.bmm(T.mT, rT)
+        constant = torch.bmm(m, Q).baddbmm_(s.mT, T, alpha=-1 / n)  # what dL/dd holds of m and s
+        to_weights = S.baddbmm_(rT, V, alpha=-n).mul_(self.scale)
         to_features = [
-            torch.addmm(own, d.flatten(0, 1), bend, alpha=-1).view_as(d).baddbmm_(gradient, matrix)
-            for d, own, bend, matrix in zip(features, constant, quadratic, gated, strict=True)
+            torch.addmm(c, d.flatten(0, 1), q, alpha=-1).view_as(d).baddbmm_(g, gated)
+            for c, d, q, gated in zip(constant, features, Q, self._gated(gates), strict=True)
         ]
         return to_features, to_weights, costs
 
+    def _gated(self, gates: Float[Tensor, "batch output"]) -> tuple[Float[Tensor, "batch out channel"], ...]:
+        """``gate T`` of each output."""
+        return (gates[:, :, None, None] * self.matrix).unbind(1)
+
 
 class _NormalisedReLU(torch.autograd.Function):
+    """ReLU of one output with gate 1, evaluated here."""
+
     @staticmethod
     def forward(ctx: Any, output: Normalised, features: Tensor, weight: Tensor) -> Tensor:
         ctx.affine = Affine([output])
@@ -132,12 +153,12 @@ class _NormalisedReLU(torch.autograd.Function):
         d = pixels(features)
         h = pixels(torch.ops.aten.threshold_backward(gradient, x, 0))
         with torch.autocast(h.device.type, enabled=False):
-            (to_features,), to_weights, _ = ctx.affine.pull_back(d.new_ones(len(d), 1), [d], h)
+            (to_features,), to_weights, _ = ctx.affine.vjp(d.new_ones(len(d), 1), [d], h)
         return None, images(to_features, features), to_weights.view_as(weight).to(weight.dtype)
 
 
 def normalised_relu(output: Normalised) -> Float[Tensor, "batch out height width"]:
-    """``ReLU(BN(W d))``."""
+    """``ReLU(BN(W d))``, computed at once."""
     with torch.autocast(output.features.device.type, enabled=False):
         x: Tensor = _NormalisedReLU.apply(output, output.features, output.weight)
     return x

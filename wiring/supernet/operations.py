@@ -6,6 +6,7 @@ normalisation, ``sep`` is (ReLU, depthwise, pointwise, BN) twice, ``dil`` once w
 normalisation has no affine parameters and always uses the statistics of its batch.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,9 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from wiring.supernet.normalise import EPS, Normalised, normalised_relu
-
-Images = Float[Tensor, "batch channel height width"]
+from wiring.supernet.normalise import EPS, Images, Normalised, normalised_relu
 
 
 class _ReLUConvs(torch.autograd.Function):
@@ -42,10 +41,10 @@ class _ReLUConvs(torch.autograd.Function):
         to_weights = []
         for k, (gradient, weight) in enumerate(zip(gradients, weights, strict=True), 1):
             needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[k], False]
-            own, to_weight, _ = torch.ops.aten.convolution_backward(
+            part, to_weight, _ = torch.ops.aten.convolution_backward(
                 gradient, rectified, weight.to(dtype), None, one, zero, one, False, zero, 1, needed
             )
-            to_x = own if to_x is None else to_x.add_(own)
+            to_x = part if to_x is None else to_x.add_(part)
             to_weights.append(to_weight)
         return None if to_x is None else torch.ops.aten.threshold_backward(to_x, x.to(dtype), 0), *to_weights
 
@@ -58,27 +57,30 @@ class Node:
     x
         The feature map.
     readers
-        The weights of the 1x1 convolutions that will read its ReLU (:meth:`convolved`).
+        Those whose 1x1 convolutions will read its ReLU (:meth:`convolved`).
     """
 
-    def __init__(self, x: Images, readers: Sequence[Tensor] = ()) -> None:
+    def __init__(self, x: Images, readers: Sequence["ReLUConvBN"] = ()) -> None:
         self.x = x
         self._readers = readers
-        self._convolved: dict[int, Tensor] = {}
+        self._convolved: dict[ReLUConvBN, Tensor] = {}
         self._pooled: dict[Any, Normalised] = {}
 
-    def convolved(self, weight: Tensor) -> Float[Tensor, "batch out height width"]:
-        """The 1x1 convolution of ``rectified``; the first reader computes those of all readers."""
-        if id(weight) not in self._convolved:
-            weights = [weight, *(other for other in self._readers if other is not weight)]
-            self._convolved |= zip(map(id, weights), _ReLUConvs.apply(self.x, *weights), strict=True)
-        return self._convolved.pop(id(weight))
+    def convolved(self, reader: "ReLUConvBN") -> Float[Tensor, "batch out height width"]:
+        """The reader's 1x1 convolution of ``rectified``; the first reader computes those of all readers."""
+        if reader not in self._convolved:
+            readers = [reader, *(other for other in self._readers if other is not reader)]
+            outputs = _ReLUConvs.apply(self.x, *(each.conv.weight for each in readers))
+            self._convolved |= zip(readers, outputs, strict=True)
+        return self._convolved.pop(reader)
 
     @cached_property
     def rectified(self) -> Images:
+        """``ReLU(x)``."""
         return F.relu(self.x)
 
     def pooled(self, pool: Callable[[Tensor, int], Tensor], stride: int, eps: float) -> Normalised:
+        """The pool of ``x``, to be normalised: edges that pool the same node share it and its moments."""
         key = pool, stride, eps
         if key not in self._pooled:
             self._pooled[key] = Normalised(pool(self.x, stride), None, eps)
@@ -90,8 +92,9 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
 
 
-def pointwise(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
+def pointwise(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """A 1x1 convolution without bias."""
+    return nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
 
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
@@ -160,6 +163,7 @@ class Depthwise(nn.Conv2d):
         super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
 
     def forward(self, x: Images) -> Float[Tensor, "batch channel out_height out_width"]:
+        """Convolve; with stride 1 by the faster gradients above."""
         if self.stride != (1, 1):
             return super().forward(x)
         y: Tensor = _SameDepthwise.apply(x, self.weight, self.padding[0], self.dilation[0])
@@ -167,7 +171,10 @@ class Depthwise(nn.Conv2d):
 
 
 class SkipConnect(nn.Module):
+    """The node itself; not normalised."""
+
     def forward(self, node: Node) -> Images:
+        """The node's feature map."""
         return node.x
 
 
@@ -176,15 +183,18 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.even = pointwise(channels_in, channels_out - channels_out // 2, stride=2)
-        self.odd = pointwise(channels_in, channels_out // 2, stride=2)
+        self.even = pointwise(channels_in, channels_out - channels_out // 2)
+        self.odd = pointwise(channels_in, channels_out // 2)
         self.norm = batch_norm(channels_out)
 
     def forward(self, node: Node) -> Images:
+        """Convolve the pixels of even rows and columns and those of odd ones, beyond the image zeros."""
         x = node.rectified
         height, width = x.shape[2:]
-        shifted = F.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
-        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+        padded = F.pad(x, (0, width % 2, 0, height % 2))
+        # Slices, not stride 2: the library's backward of a strided 1x1 convolution writes past the end of small images.
+        halves = [self.even(x[:, :, ::2, ::2]), self.odd(padded[:, :, 1::2, 1::2])]
+        return self.norm(torch.cat(halves, dim=1))
 
 
 class ReLUConvBN(nn.Module):
@@ -196,62 +206,70 @@ class ReLUConvBN(nn.Module):
         self.norm = batch_norm(channels_out)
 
     def forward(self, node: Node) -> Images:
-        return self.norm(node.convolved(self.conv.weight))
+        """Normalise this reader's convolution of the node, which may have been computed with another's."""
+        return self.norm(node.convolved(self))
 
 
 class PointwiseBN(nn.Module):
-    """A 1x1 convolution without bias, then batch normalisation: left for the node that sums it up to compute."""
+    """A 1x1 convolution without bias, then batch normalisation, both returned unevaluated.
+
+    The node where the edge ends evaluates those of all its edges together: see :class:`Normalised`.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight, self.eps = pointwise(channels, channels).weight, EPS
 
     def forward(self, x: Images) -> Normalised:
+        """Say what is to be computed."""
         return Normalised(x, self.weight, self.eps)
 
 
 class Pool(nn.Module):
-    """A pool, then batch normalisation."""
+    """A pool; the batch normalisation behind it is returned unevaluated, like :class:`PointwiseBN`'s."""
 
     def __init__(self, pool: Callable[[Tensor, int], Tensor], stride: int) -> None:
         super().__init__()
         self.pool, self.stride, self.eps = pool, stride, EPS
 
     def forward(self, node: Node) -> Normalised:
+        """Pool the node, unless another edge has."""
         return node.pooled(self.pool, self.stride, self.eps)
 
 
-class SeparableConv(nn.Module):
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(Depthwise(channels, kernel, stride), PointwiseBN(channels))
-        self.second = nn.Sequential(Depthwise(channels, kernel), PointwiseBN(channels))
+class Convs(nn.Sequential):
+    """Stages of a depthwise and a 1x1 convolution with BN, by name, and a ReLU before each."""
 
     def forward(self, node: Node) -> Normalised:
-        output: Normalised = self.second(normalised_relu(self.first(node.rectified)))
-        return output
+        """Run all but the last 1x1 convolution and BN."""
+        x = node.rectified
+        *before, last = self
+        for stage in before:
+            x = normalised_relu(stage(x))
+        return last(x)
 
 
-class DilatedConv(nn.Module):
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(Depthwise(channels, kernel, stride, dilation=2), PointwiseBN(channels))
-
-    def forward(self, node: Node) -> Normalised:
-        output: Normalised = self.conv(node.rectified)
-        return output
+def _stage(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(Depthwise(channels, kernel, stride, dilation), PointwiseBN(channels))
 
 
-def skip_connect(channels: int, stride: int) -> nn.Module:
-    return SkipConnect() if stride == 1 else FactorizedReduce(channels, channels)
+def separable(channels: int, kernel: int, stride: int) -> nn.Module:
+    """Two stages, of which the first has the stride."""
+    return Convs(OrderedDict(first=_stage(channels, kernel, stride), second=_stage(channels, kernel)))
 
 
-def max_pool(x: Tensor, stride: int) -> Tensor:
+def dilated(channels: int, kernel: int, stride: int) -> nn.Module:
+    """One stage with dilation 2."""
+    return Convs(OrderedDict(conv=_stage(channels, kernel, stride, dilation=2)))
+
+
+def max_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height out_width"]:
+    """The largest of each 3x3 pixels inside the image."""
     return F.max_pool2d(x, 3, stride, 1)
 
 
-def avg_pool(x: Tensor, stride: int) -> Tensor:
-    """The mean of the pixels inside the image, by a convolution with ones: faster than a pool, and keeps no input."""
+def avg_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height out_width"]:
+    """The mean of each 3x3 pixels inside the image, by a convolution: faster than a pool, and keeps no input."""
     ones = x.new_ones(x.shape[1], 1, 3, 3)
     inside = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), ones[:1], stride=stride, padding=1)
     if stride != 1:
@@ -263,13 +281,13 @@ def avg_pool(x: Tensor, stride: int) -> Tensor:
 #: Name -> factory(channels, stride). ``none`` has no module: it is skipped, and its cost is 0.
 OPERATIONS: dict[str, Callable[[int, int], nn.Module] | None] = {
     "none": None,
-    "skip_connect": skip_connect,
+    "skip_connect": lambda width, stride: SkipConnect() if stride == 1 else FactorizedReduce(width, width),
     "max_pool_3x3": lambda channels, stride: Pool(max_pool, stride),
     "avg_pool_3x3": lambda channels, stride: Pool(avg_pool, stride),
-    "sep_conv_3x3": lambda channels, stride: SeparableConv(channels, 3, stride),
-    "dil_conv_3x3": lambda channels, stride: DilatedConv(channels, 3, stride),
-    "dil_conv_5x5": lambda channels, stride: DilatedConv(channels, 5, stride),
-    "sep_conv_5x5": lambda channels, stride: SeparableConv(channels, 5, stride),
+    "sep_conv_3x3": lambda channels, stride: separable(channels, 3, stride),
+    "dil_conv_3x3": lambda channels, stride: dilated(channels, 3, stride),
+    "dil_conv_5x5": lambda channels, stride: dilated(channels, 5, stride),
+    "sep_conv_5x5": lambda channels, stride: separable(channels, 5, stride),
 }
 
 #: The operations' names: the order of the last axis of every cost, gate and probability.

@@ -1,17 +1,20 @@
 """The textbook supernet, as public code for differentiable search writes it: what the fast one is measured against.
 
 NCHW modules, one ReLU per operation, ``sum(w * op(x))`` for relaxed gates; no cost is recorded. It computes the same
-function as :class:`wiring.supernet.network.Supernet` and can take over its weights.
+function as :class:`wiring.supernet.network.Supernet`, shares no code with it, and can take over its weights.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wiring.supernet.gates import Gates
-from wiring.supernet.operations import NAMES, Images
+from wiring.supernet.normalise import Images
+from wiring.supernet.operations import NAMES
 from wiring.supernet.topology import Topology
 
 
@@ -19,81 +22,131 @@ def _bn(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
 
 
-def _conv(channels_in: int, channels_out: int, kernel: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
-    padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(channels_in, channels_out, kernel, padding=padding, dilation=dilation, groups=groups, bias=False)
+def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
 
 
-def _block(channels: int, kernel: int, dilation: int) -> list[nn.Module]:
-    depthwise = _conv(channels, channels, kernel, dilation, groups=channels)
+def _block(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
+    depthwise = _conv(channels, channels, kernel, stride, dilation, groups=channels)
     return [nn.ReLU(), depthwise, _conv(channels, channels), _bn(channels)]
 
 
-def _operation(name: str, channels: int) -> nn.Module:
+def operation(name: str, channels: int, stride: int) -> nn.Module:
+    """The operation of that name, as DARTS builds it.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or it is ``none``, which has no module.
+    """
     match name:
         case "skip_connect":
-            return nn.Identity()
+            return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
         case "max_pool_3x3":
-            return nn.Sequential(nn.MaxPool2d(3, 1, 1), _bn(channels))
+            return nn.Sequential(nn.MaxPool2d(3, stride, 1), _bn(channels))
         case "avg_pool_3x3":
-            return nn.Sequential(nn.AvgPool2d(3, 1, 1, count_include_pad=False), _bn(channels))
+            return nn.Sequential(nn.AvgPool2d(3, stride, 1, count_include_pad=False), _bn(channels))
         case "sep_conv_3x3" | "sep_conv_5x5":
             kernel = int(name[-1])
-            return nn.Sequential(*_block(channels, kernel, 1), *_block(channels, kernel, 1))
+            return nn.Sequential(*_block(channels, kernel, stride), *_block(channels, kernel))
         case "dil_conv_3x3" | "dil_conv_5x5":
-            return nn.Sequential(*_block(channels, int(name[-1]), 2))
-    raise ValueError(f"operation {name!r}: allowed are {', '.join(NAMES)}")
+            return nn.Sequential(*_block(channels, int(name[-1]), stride, dilation=2))
+    raise ValueError(f"operation {name!r}: allowed are {', '.join(NAMES[1:])}")
+
+
+class FactorizedReduce(nn.Module):
+    """DARTS' way to halve the resolution, on images padded with zeros to an even size."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.even = _conv(channels_in, channels_out - channels_out // 2, stride=2)
+        self.odd = _conv(channels_in, channels_out // 2, stride=2)
+        self.norm = _bn(channels_out)
+
+    def forward(self, x: Images) -> Float[Tensor, "batch out half_height half_width"]:
+        """ReLU, two 1x1 convolutions whose grids are a pixel apart, side by side, and BN."""
+        x = F.relu(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
+        return self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1))
+
+
+def relu_conv_bn(channels_in: int, channels_out: int) -> nn.Sequential:
+    """How a cell reads the output of an earlier one of its own resolution."""
+    return nn.Sequential(nn.ReLU(), _conv(channels_in, channels_out), _bn(channels_out))
 
 
 class PlainSupernet(nn.Module):
-    """A supernet of normal cells; the parameters are those of :class:`wiring.Supernet`, in the same order."""
+    """The textbook supernet; its parameters are those of :class:`wiring.Supernet`, in the same order.
 
-    def __init__(self, topology: Topology, cells: int, channels: int, classes: int, image_channels: int = 3) -> None:
+    Parameters
+    ----------
+    topology, cells, channels, classes, image_channels, reductions
+        As of :class:`wiring.Supernet`.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        cells: int,
+        channels: int,
+        classes: int,
+        image_channels: int = 3,
+        reductions: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         self.topology = topology
         self.stem = nn.Sequential(
             _conv(image_channels, 3 * channels, 3), nn.BatchNorm2d(3 * channels, track_running_stats=False)
         )
-        outputs = [3 * channels]
+        # How often each output's resolution was halved, and its width: the stem's first, then the cells'.
+        halved = [sum(cell < at for cell in set(reductions)) for at in range(cells + 1)]
+        widths = [3 * channels, *(len(topology.output) * channels * 2**times for times in halved[1:])]
         self.cells = nn.ModuleList()
-        for _ in range(cells):
-            sources = [outputs[max(0, len(outputs) - back)] for back in topology.inputs]
-            self.cells.append(_Cell(topology, sources, channels))
-            outputs.append(channels * len(topology.output))
-        self.classifier = nn.Linear(outputs[-1], classes, bias=False)
+        for cell in range(cells):
+            sources = [(widths[at], halved[at] < halved[cell]) for at in topology.sources(cell)]
+            self.cells.append(_Cell(topology, sources, channels * 2 ** halved[cell + 1], 1 + (cell in reductions)))
+        self.classifier = nn.Linear(widths[-1], classes, bias=False)
 
     @torch.no_grad()
     def copy_weights(self, parameters: Iterable[Tensor]) -> "PlainSupernet":
         """Take over the parameters of a fast supernet of the same shape."""
-        for own, theirs in zip(self.parameters(), parameters, strict=True):
-            own.copy_(theirs)
+        for mine, theirs in zip(self.parameters(), parameters, strict=True):
+            mine.copy_(theirs)
         return self
 
     def forward(self, images: Images, gates: Gates) -> Tensor:
         """The logits; one-hot gates run the chosen operation only, relaxed ones weigh all of them."""
         outputs = [self.stem(images)]
-        for cell, values, active in zip(self.cells, gates.values, gates.active.tolist(), strict=True):
-            inputs = [outputs[max(0, len(outputs) - back)] for back in self.topology.inputs]
-            outputs.append(cell(inputs, values, active))
+        for number, (cell, active) in enumerate(zip(self.cells, gates.active.tolist(), strict=True)):
+            inputs = [outputs[at] for at in self.topology.sources(number)]
+            outputs.append(cell(inputs, gates.values[number], active))
         logits: Tensor = self.classifier(outputs[-1].mean((2, 3)))
         return logits
 
 
 class _Cell(nn.Module):
-    def __init__(self, topology: Topology, sources: list[int], channels: int) -> None:
+    def __init__(self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int) -> None:
         super().__init__()
-        self.topology = topology
-        self.inputs = nn.ModuleList(nn.Sequential(nn.ReLU(), _conv(c, channels), _bn(channels)) for c in sources)
+        self.topology, self.stride = topology, stride
+        self.inputs = nn.ModuleList(
+            (FactorizedReduce if twice else relu_conv_bn)(width, channels) for width, twice in sources
+        )
         self.edges: Any = nn.ModuleList(
-            nn.ModuleDict({name: _operation(name, channels) for name in names if name != "none"})
-            for names in topology.candidates
+            nn.ModuleDict(
+                {
+                    name: operation(name, channels, stride if i < len(topology.inputs) else 1)
+                    for name in names
+                    if name != "none"
+                }
+            )
+            for (i, _), names in zip(topology.edges, topology.candidates, strict=True)
         )
 
     def forward(self, inputs: list[Tensor], values: Tensor, active: list[list[bool]]) -> Tensor:
         one = (values == 1).tolist()
         nodes = [read(x) for read, x in zip(self.inputs, inputs, strict=True)]
+        zero = torch.zeros_like(nodes[0][:, :, :: self.stride, :: self.stride])
         for j in self.topology.intermediate:
-            total = torch.zeros_like(nodes[0])
+            total = zero
             for number, (i, end) in enumerate(self.topology.edges):
                 for k, name in enumerate(NAMES):
                     if end == j and name in self.edges[number] and active[number][k]:

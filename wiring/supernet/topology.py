@@ -6,10 +6,11 @@ Everything an experiment varies about the wiring is a value of :class:`Topology`
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, model_serializer, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -29,19 +30,26 @@ class Topology:
         output of the cell before last, node 1 that of the last cell.
     edges
         Pairs ``(i, j)``, ``i < j``, of input or intermediate nodes, in the order in which edges are numbered.
-    candidates
-        For each edge the names of the operations it may carry, in the paper's order.
     output
         The intermediate nodes that are concatenated to the cell's output.
+    candidates
+        For each edge the names of the operations it may carry, in the paper's order; left out, all of them.
+
+    Raises
+    ------
+    ValueError
+        If that is no such graph; the message (pydantic's) names the value and what is allowed.
     """
 
     inputs: tuple[int, ...]
     edges: tuple[Edge, ...]
-    candidates: tuple[tuple[str, ...], ...]
     output: tuple[int, ...]
+    candidates: tuple[tuple[str, ...], ...] = None  # type: ignore[assignment]  # never None outside of _check
 
     @model_validator(mode="after")
     def _check(self) -> "Topology":
+        if self.candidates is None:
+            object.__setattr__(self, "candidates", (NAMES,) * len(self.edges))
         first = len(self.inputs)
         if not first or min(self.inputs) < 1:
             raise ValueError(f"inputs {self.inputs}: give for each input node how many cells back it reads, 1 or more")
@@ -61,6 +69,11 @@ class Topology:
             raise ValueError(f"output {self.output}: name at least one intermediate node ({first} or more), each once")
         return self
 
+    @model_serializer
+    def _written(self) -> dict[str, Any]:
+        # The order of earlier records: checkpoints are compared, and a sweep's runs are named, by this text.
+        return {name: getattr(self, name) for name in ("inputs", "edges", "candidates", "output")}
+
     @property
     def nodes(self) -> int:
         """How many input and intermediate nodes there are; the output node is not counted."""
@@ -68,12 +81,17 @@ class Topology:
 
     @property
     def intermediate(self) -> range:
+        """The numbers of the intermediate nodes."""
         return range(len(self.inputs), self.nodes)
 
     def allowed(self) -> Bool[Tensor, "edge operation"]:
         """Which operation an edge may carry."""
         allowed = [[name in names for name in NAMES] for names in self.candidates]
         return torch.tensor(allowed, dtype=torch.bool).reshape(-1, len(NAMES))
+
+    def sources(self, cell: int) -> list[int]:
+        """Whose output each input node of a cell reads: 0 the stem's (nothing lies further back), 1 that of cell 0."""
+        return [max(0, cell + 1 - back) for back in self.inputs]
 
     def is_input_edge(self, edge: int) -> bool:
         """Whether the edge of that number starts at an input node; the others join two intermediate nodes."""
@@ -84,11 +102,8 @@ class Topology:
         for edge in edges:
             self._number(edge)
         kept = [k for k, edge in enumerate(self.edges) if edge not in edges]
-        return replace(
-            self,
-            edges=tuple(self.edges[k] for k in kept),
-            candidates=tuple(self.candidates[k] for k in kept),
-        )
+        pairs = [(self.edges[k], self.candidates[k]) for k in kept]
+        return replace(self, edges=tuple(e for e, _ in pairs), candidates=tuple(names for _, names in pairs))
 
     def with_operations(self, edge: Edge, *names: str) -> "Topology":
         """Let an edge carry these operations only; one name fixes it."""
@@ -121,20 +136,32 @@ class Topology:
 def complete(inputs: tuple[int, ...], intermediate: int) -> Topology:
     """Every earlier node feeds every intermediate node; all operations on every edge; all in the output."""
     first, nodes = len(inputs), len(inputs) + intermediate
-    edges = tuple((i, j) for j in range(first, nodes) for i in range(j))
-    return Topology(inputs, edges, (NAMES,) * len(edges), tuple(range(first, nodes)))
+    return Topology(inputs, tuple((i, j) for j in range(first, nodes) for i in range(j)), tuple(range(first, nodes)))
 
 
+#: The paper's cell: two input nodes, two intermediate nodes, both in the output.
 MINIMAL = complete((2, 1), 2)
+#: The cell with one input node.
+SIMPLIFIED = complete((1,), 2)
+#: The minimal cell without what reads node 0, one operation fixed between nodes 1 and 2, and node 3 alone the output.
+CONTROL = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_conv_5x5").with_output(3)
+#: The simplified cell, in which node 1 always has an input: then edge (1, 2) is trained as often as the others.
+EQUAL = SIMPLIFIED.without_operations("none", edge=(0, 1))
+#: The minimal cell whose nodes 0 and 1 have changed places: node 0 reads the last cell and node 1 the one before.
+SWAPPED = complete((1, 2), 2)
 
+#: Name -> topology: what an experiment's topology may be called.
 TOPOLOGIES: dict[str, Topology] = {
     "minimal": MINIMAL,
-    "simplified": complete((1,), 2),
+    "simplified": SIMPLIFIED,
     "darts": complete((2, 1), 4),
+    "control": CONTROL,
+    "equal": EQUAL,
+    "swapped": SWAPPED,
 }
 
 
 def topology_name(topology: Topology) -> str:
     """Its name among :data:`TOPOLOGIES`, or its number of edges."""
-    names = (name for name, own in TOPOLOGIES.items() if own == topology)
+    names = (name for name, named in TOPOLOGIES.items() if named == topology)
     return next(names, f"{len(topology.edges)} edges of its own")
