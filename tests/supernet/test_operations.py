@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, examples
 
-from wiring.costs.identities import NO_EPS, set_eps
+from wiring.costs import NO_EPS, set_eps
 from wiring.supernet.gates import mix
 from wiring.supernet.normalise import EPS
 from wiring.supernet.operations import NAMES, NONE, OPERATIONS, Depthwise, FactorizedReduce, Node, ReLUConvBN
