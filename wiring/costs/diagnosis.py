@@ -6,6 +6,7 @@ differentiating at ``c = 1`` gives ``J x = d f(x)``. Hence ``<J^T g, x> = d <g, 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any
 
@@ -38,8 +39,8 @@ def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape
     return float(passed / arriving.abs().sum()) if passed else 0.0
 
 
-class Trace:
-    """What one forward pass inside the block shows of a model's wiring.
+class Trace(ExitStack):
+    """What one forward pass inside the block shows of a model's wiring; leaving it takes the hooks off.
 
     Attributes
     ----------
@@ -52,41 +53,32 @@ class Trace:
     """
 
     def __init__(self, model: nn.Module, cells: str, operations: str) -> None:
+        super().__init__()
         self.arguments: dict[str, tuple[Any, Any]] = {}
         self.readers: dict[str, list[str]] = {}
         self.inner_edges: set[str] = set()
-        self._model = model
-        self._outputs: dict[str, Any] = {}
-        #: The tensors that a module made and returned; weakly, since a tensor's number may be given to another later.
-        self._returned: Any = WeakTensorKeyDictionary()
-        names = [name for name, _ in model.named_modules()]
+        self._parts = dict(model.named_modules())
         self._patterns = {"operations": operations, "cells": cells}
-        self._cells, self._operations = set(matching(names, cells)), set(matching(names, operations))
+        self._operations, self._cells = (set(matching(self._parts, pattern)) for pattern in (operations, cells))
         self._holding = {"", *(outer for cell in self._cells for outer in _outwards(cell))}
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> "Trace":
-        for name, part in self._model.named_modules():
-            self._handles.append(part.register_forward_pre_hook(partial(self._before, name), with_kwargs=True))
-            self._handles.append(part.register_forward_hook(partial(self._after, name), with_kwargs=True))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._outputs: dict[str, Any] = {}
+        #: The tensors that a module made and returned.
+        self._returned: Any = WeakTensorKeyDictionary()
+        for name, part in self._parts.items():
+            self.enter_context(part.register_forward_pre_hook(partial(self._before, name), with_kwargs=True))
+            self.enter_context(part.register_forward_hook(partial(self._after, name), with_kwargs=True))
 
     def found(self) -> tuple[dict[str, nn.Module], list[str], dict[str, list[str]]]:
         """The modules that ran, by name; the operations; and those in each cell, the cells in their order.
 
         Raises ValueError if a pattern fits none of the modules, or a cell has no operation.
         """
-        ran = {name: part for name, part in self._model.named_modules() if name in self.arguments}
-        for what, pattern in self._patterns.items():
-            if not matching(ran, pattern):
-                such = f", such as {list(ran)[-1]!r}" if any(ran) else "; `forward` must call the model it is given"
-                raise ValueError(f"{what} = {pattern!r}: fits no module that the model calls{such}")
-        operations, cells = (matching(ran, pattern) for pattern in self._patterns.values())
-        chain = sorted(cells, key=list(self.arguments).index)
+        ran = {name: part for name, part in self._parts.items() if name in self.arguments}
+        names = {what: matching(ran, pattern) for what, pattern in self._patterns.items()}
+        if unfit := [what for what in names if not names[what]]:
+            such = f", such as {list(ran)[-1]!r}" if any(ran) else "; `forward` must call the model that it is given"
+            raise ValueError(f"{unfit[0]} = {self._patterns[unfit[0]]!r}: fits no module that the model calls{such}")
+        operations, chain = names["operations"], sorted(names["cells"], key=list(self.arguments).index)
         inside = {cell: [name for name in operations if name.startswith(f"{cell}.")] for cell in chain}
         if empty := [cell for cell, names in inside.items() if not names]:
             raise ValueError(f"operations = {self._patterns['operations']!r}: fits none in the cell {empty[0]!r}")
@@ -116,25 +108,17 @@ class Trace:
 
 
 class Diagnosis:
-    """The degrees of modules, at what they were called with, and what in a module is not as the theorems want it.
+    """The degrees of modules, and what in a module is not as the theorems want it.
 
-    Parameters
-    ----------
-    parts, arguments
-        The modules and what each was called with (:class:`Trace`), by name.
-    tolerance
-        Within it a degree is 0 or 1.
-
-    Attributes
-    ----------
-    degree
-        A function of a module's name; it measures once.
+    ``parts`` and ``arguments`` are the modules and what each was called with, by name (:class:`Trace`); within the
+    tolerance a degree is 0 or 1.
     """
 
     def __init__(
         self, parts: Mapping[str, nn.Module], arguments: Mapping[str, tuple[Any, Any]], tolerance: float
     ) -> None:
         self._parts, self._arguments, self._tolerance = parts, arguments, tolerance
+        #: A module's degree at what it was called with, by name.
         self.degree = cache(self._measured)
 
     def is_leaf(self, name: str) -> bool:
@@ -161,7 +145,7 @@ class Diagnosis:
         def operation(x: Tensor) -> Tensor:
             inputs, named = tree_unflatten([*leaves[:first], x, *leaves[first + 1 :]], structure)
             outputs = tree_leaves(self._parts[name](*inputs, **named))
-            return next(y for y in outputs if isinstance(y, Tensor) and y.is_floating_point())
+            return next(filter(is_batch, outputs))
 
         return degree(operation, leaves[first])
 

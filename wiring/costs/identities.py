@@ -129,16 +129,9 @@ def verify_random(
     seed: int,
     channels: int = 4,
 ) -> Report:
-    """:func:`verify` a supernet on which the identities are exact, every candidate at a random gate.
+    """:func:`verify` a :class:`wiring.PlainSupernet` without eps, every candidate at a random gate.
 
-    Parameters
-    ----------
-    topology, cells, channels
-        The supernet (:class:`wiring.PlainSupernet`).
-    images, labels
-        A batch, in double precision.
-    seed
-        Draws weights and gates.
+    The seed draws weights and gates; the images are to be in double precision.
     """
     classes, image_channels = int(labels.max()) + 1, images.shape[1]
     model = random_supernet(topology, cells, channels, seed, classes, image_channels, PlainSupernet)

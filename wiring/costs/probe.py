@@ -180,7 +180,7 @@ class GateProbe(_Probe):
 
     _copy = False  # nothing changes a cell's output in place
 
-    def __init__(self, supernet: Supernet) -> None:
+    def __init__(self, supernet: nn.Module) -> None:
         refuse_compiled(supernet)
         if not isinstance(supernet, Supernet):
             kind = type(supernet).__name__
@@ -292,15 +292,7 @@ def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> 
 
 
 class Statistics(nn.Module):
-    """Count, mean, minimum and maximum of values over steps, NaN left out; stays on the values' device.
-
-    Parameters
-    ----------
-    shape
-        The shape of what :meth:`update` takes.
-    device
-        Where it lives.
-    """
+    """Count, mean, minimum and maximum over steps of values of a shape, NaN left out; stays on the values' device."""
 
     count: Tensor
     total: Tensor
@@ -309,8 +301,7 @@ class Statistics(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
         super().__init__()
-        start = {"count": 0.0, "total": 0.0, "low": torch.inf, "high": -torch.inf}
-        for name, value in start.items():
+        for name, value in {"count": 0.0, "total": 0.0, "low": torch.inf, "high": -torch.inf}.items():
             self.register_buffer(name, torch.full(shape, value, device=device))
 
     def update(self, values: Tensor) -> None:
