@@ -1,4 +1,4 @@
-from .costs import CostProbe, Report, enumerate_minimal, verify
+from .costs import CostProbe, GateProbe, Report, enumerate_minimal, verify
 from .datasets import Dataset
 from .evidence import CLAIMS, Claim, Verdict, compare, judge, judge_all
 from .search import (
@@ -37,6 +37,7 @@ __all__ = [
     "CostProbe",
     "Dataset",
     "Experiment",
+    "GateProbe",
     "Gates",
     "PlainSupernet",
     "Record",

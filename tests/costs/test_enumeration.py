@@ -7,11 +7,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, Case, examples
 from torch.nn.functional import cross_entropy
 
-from wiring.costs.enumeration import enumerate_minimal
-from wiring.costs.probe import CostProbe
-from wiring.supernet.operations import NAMES
-from wiring.supernet.textbook import PlainSupernet
-from wiring.supernet.topology import MINIMAL
+from wiring import MINIMAL, NAMES, GateProbe, PlainSupernet, enumerate_minimal
 
 close = torch.testing.assert_close
 
@@ -30,7 +26,7 @@ def test_costs_are_those_of_single_passes(seed, data):
     for _ in range(20):
         chosen = data.draw(st.tuples(*[st.integers(0, 7)] * 5))
         gates = case.one_hot([[(NAMES[k],) for k in chosen]])
-        with CostProbe(case.supernet) as probe:
+        with GateProbe(case.supernet) as probe:
             logits = case.supernet(case.images, gates)
             loss = cross_entropy(logits, case.labels)
             loss.backward()

@@ -11,10 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, relu
 from torch.utils.checkpoint import checkpoint
 
-from wiring.costs.probe import CostProbe
-from wiring.supernet.operations import NAMES
-from wiring.supernet.textbook import PlainSupernet
-from wiring.supernet.topology import MINIMAL
+from wiring import MINIMAL, NAMES, CostProbe, GateProbe, PlainSupernet
+from wiring.costs.probe import matching
 
 close = torch.testing.assert_close
 
@@ -80,6 +78,7 @@ def test_costs_are_autograds_inner_products(seed, kinds):
     assert probe.names == tuple(f"parts.{number}" for number in range(len(kinds)))
     close(probe.per_image, expected(model, images, labels))
     close(probe.costs, expected(model, images, labels).sum(0))
+    assert probe.by_name() == dict(zip(probe.names, probe.costs.tolist(), strict=True))
 
 
 BETWEEN = {
@@ -209,14 +208,15 @@ def test_a_plain_supernets_modules_cost_what_the_gates_measure(seed):
     case = Case(MINIMAL, channels=4, image_channels=3, classes=3, seed=seed)
     gates, _ = case.child()
     plain = PlainSupernet(MINIMAL, 2, 4, 3).double().copy_weights(case.supernet.parameters())
-    with CostProbe(case.supernet) as ours:
+    with GateProbe(case.supernet) as ours:
         cross_entropy(case.supernet(case.images, gates), case.labels).backward()
     with CostProbe(plain, "cells.*.edges.*.*_*") as theirs:
         cross_entropy(plain(case.images, gates), case.labels).backward()
-    costs = {name: cost for name, cost in zip(theirs.names, theirs.costs, strict=True) if name.count(".") == 4}
+    costs = theirs.by_name()
     for cell, edge, k in gates.active.nonzero().tolist():
         if NAMES[k] != "none":
-            close(costs[f"cells.{cell}.edges.{edge}.{NAMES[k]}"], ours.costs[cell, edge, k], rtol=1e-8, atol=1e-10)
+            cost = costs[f"cells.{cell}.edges.{edge}.{NAMES[k]}"]
+            assert cost == pytest.approx(ours.costs[cell, edge, k].item(), rel=1e-8, abs=1e-10)
 
 
 def refused():
@@ -224,7 +224,8 @@ def refused():
     compiled = Model(conv())
     compiled.parts[0].compile()
     return [
-        (model, None, "modules = None: name the submodules of Model"),
+        (model, None, "modules = None: name the submodules of Model to measure$"),
+        (Case(MINIMAL).supernet, None, "modules = None: name the submodules of Supernet .*GateProbe"),
         (model, "cells.*", r"modules = 'cells.\*': fits no name of a part of Model, such as 'head'"),
         (model, {"mine": conv()}, "'mine' is no submodule of the model Model"),
         (model, {}, "name at least one"),
@@ -243,7 +244,64 @@ def test_costs_before_a_pass_are_refused():
     model = Model(conv())
     with CostProbe(model, "parts.*") as probe, torch.no_grad():
         model(batch()[0])
-    with pytest.raises(RuntimeError, match="nothing was measured yet"):
-        probe.costs  # noqa: B018
-    with pytest.raises(RuntimeError, match="nothing was measured yet"):
-        CostProbe(Case(MINIMAL).supernet).costs  # noqa: B018
+    for read in (lambda: probe.costs, lambda: probe.per_image, probe.by_name):
+        with pytest.raises(RuntimeError, match="nothing was measured yet"):
+            read()
+
+
+def test_another_place_than_inputs_and_outputs_is_refused():
+    with pytest.raises(ValueError, match="at = 'output': allowed are outputs and inputs"):
+        CostProbe(Model(conv()), "parts.*", at="output")
+
+
+def test_inputs_of_another_length_than_the_images_are_left_alone():
+    class Weighed(nn.Module):
+        def forward(self, x, weights):
+            return x * weights.sum()
+
+    model = nn.Module()
+    model.part, model.forward = Weighed(), lambda x: model.part(x, torch.ones(3)).mean((2, 3))
+    images = torch.randn(5, 4, 2, 2, requires_grad=True)
+    with CostProbe(model, {"part": model.part}, at="inputs") as probe:
+        cross_entropy(model(images), torch.zeros(5).long()).backward()
+    assert probe.per_image.shape == (5, 1)
+    torch.testing.assert_close(probe.per_image[:, 0], (images.grad * images).sum((1, 2, 3)).detach())
+
+
+def test_a_pass_without_its_way_back_measures_nothing():
+    model = nn.Sequential(nn.Conv2d(4, 3, 2), nn.Flatten())
+    with CostProbe(model, "0") as probe:
+        model(torch.randn(2, 4, 2, 2)).sum().backward()
+        assert probe.costs.shape == (1,)
+        model(torch.randn(2, 4, 2, 2))
+        with pytest.raises(RuntimeError, match="and then backward"):
+            _ = probe.costs
+
+
+@given(SEEDS)
+@examples(10)
+def test_costs_at_inputs_are_what_comes_back_through_the_module_alone(seed):
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            return (self.left(x) + self.right(x)).relu().mean((2, 3))
+
+    torch.manual_seed(seed)
+    model, x, labels = Fork(), torch.randn(4, 2, 5, 5), torch.randint(3, (4,))
+    with CostProbe(model, "*", at="inputs") as probe:
+        cross_entropy(model(x), labels).backward()
+    for name, cost in zip(probe.names, probe.per_image.T, strict=True):
+        own = x.clone().requires_grad_()
+        left, right = (own if name == which else x for which in ("left", "right"))
+        logits = (model.left(left) + model.right(right)).relu().mean((2, 3))
+        (gradient,) = torch.autograd.grad(cross_entropy(logits, labels), own)
+        torch.testing.assert_close(cost, (gradient * x).sum((1, 2, 3)))
+
+
+def test_a_star_stands_for_one_part_of_a_name():
+    names = ["cells", "cells.0", "cells.0.edges", "cells.10", "cells.0.edges.1"]
+    assert matching(names, "cells.*") == ["cells.0", "cells.10"]
+    assert matching(names, "*.0.*.1") == ["cells.0.edges.1"]

@@ -10,7 +10,7 @@ from plain import NAMES, inner_products
 from strategies import SEEDS, Case, cases, examples, topologies
 from torch.nn.functional import cross_entropy
 
-from wiring.costs.probe import CostProbe
+from wiring.costs.probe import GateProbe
 from wiring.search.searchers import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Uniform
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
@@ -77,7 +77,7 @@ def test_alphas_gradient_follows_the_formula(searcher):
 def test_the_gates_gradient_is_the_cost(case):
     gates = search(DARTS, case).draw(generator())
     gates.values.retain_grad()
-    with CostProbe(case.supernet) as probe:
+    with GateProbe(case.supernet) as probe:
         cross_entropy(case.supernet(case.images, gates), case.labels).backward()
     close(gradient(gates.values), plain_costs(case, case.mixed()[1], gates.values.detach()))
     close(gradient(gates.values), probe.costs.nan_to_num())
@@ -244,7 +244,7 @@ def test_the_estimators_mean_is_the_gradient_of_the_expected_cost():
     expectation = 0
     for chosen in product(range(3), repeat=3):
         gates = case.one_hot([[(names[k],) for k in chosen]])
-        with CostProbe(case.supernet) as probe:
+        with GateProbe(case.supernet) as probe:
             cross_entropy(case.supernet(case.images, gates), case.labels).backward()
         costs[tuple(gates.active.nonzero()[:, -1].tolist())] = probe.costs
         edge_costs, log_z = probe.costs[0].nansum(-1), log_p[range(3), list(chosen)]
@@ -280,7 +280,7 @@ def test_forbidden_operations_have_no_probability_and_no_gradient(searcher):
         gates = distribution.draw(generator(), temperature)
         assert not gates.active[:, forbidden].any()
         assert not gates.values[:, forbidden].any()
-        with CostProbe(case.supernet) as probe:
+        with GateProbe(case.supernet) as probe:
             cross_entropy(case.supernet(case.images, gates), case.labels).backward()
         distribution.add_gradient(gates, probe.costs)
         assert not gradient(distribution.alpha)[:, forbidden].any()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from plain import NAMES as PAPERS
 from strategies import SEEDS, examples
 
-from wiring.costs.identities import NO_EPS, set_eps
+from wiring.costs import NO_EPS, set_eps
 from wiring.supernet import textbook
 from wiring.supernet.gates import gated_sum
 from wiring.supernet.normalise import EPS

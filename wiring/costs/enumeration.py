@@ -46,6 +46,7 @@ class Enumeration:
 
     @property
     def costs(self) -> Float[Tensor, "op0 op1 op2 op3 op4 edge"]:
+        """The cost of each edge, in nats."""
         return self.direct + self.through
 
     def loss_gradient(self, probability: Float[Tensor, "edge operation"]) -> Float[Tensor, "edge operation"]:
@@ -79,57 +80,47 @@ def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor
             f"network: give one cell of the minimal topology, not {len(network.cells)} of {network.topology}"
         )
     cell: Any = network.cells[0]
-    stem, edges = network.stem(images), cell.edges
-    nodes = [read(stem) for read in cell.inputs]
-    zero = torch.zeros_like(nodes[0])
-
-    def outputs(edge: int, node: Tensor) -> list[Tensor]:
-        return [zero if name == "none" else edges[edge][name](node) for name in NAMES]
-
-    from_0, from_1 = outputs(0, nodes[0]), outputs(1, nodes[1])
-    pooled_0, pooled_1 = _pool(from_0), _pool(from_1)
-    pooled_2, pooled_3 = _pool(outputs(2, nodes[0])), _pool(outputs(3, nodes[1]))
+    stem = network.stem(images)
+    node_0, node_1 = (read(stem) for read in cell.inputs)
+    from_0, from_1, from_2, from_3 = map(_outputs, cell.edges, (node_0, node_1, node_0, node_1))
+    pooled_0, pooled_1, pooled_2, pooled_3 = map(_pool, (from_0, from_1, from_2, from_3))
     to_2, to_3 = network.classifier.weight.chunk(2, dim=1)
-    count = len(NAMES)
-    shape = (count,) * 5
-    direct, through = zero.new_zeros(*shape, 5), zero.new_zeros(*shape, 5)
-    loss, entropy, accuracy = (zero.new_zeros(shape) for _ in range(3))
+    target = F.one_hot(labels, len(to_2))
 
-    for k0, k1 in tqdm(list(product(range(count), repeat=2)), disable=None, unit="form", leave=False):
+    def form(k0: int, k1: int) -> tuple[Tensor, ...]:
+        """What Enumeration has, for one form of node 2. First axes: the operations of edges 2, 3, 4, then the image."""
         node = from_0[k0] + from_1[k1]
-        # Axes of what follows: operation of edge 2, of edge 3, of edge 4, image, class or channel.
-        pooled_4 = _pool(outputs(4, node))
-        in_3 = pooled_2[:, None, None] + pooled_3[None, :, None] + pooled_4
+        pooled_4 = _pool(_outputs(cell.edges[4], node))
+        in_3 = pooled_2[:, None, None] + pooled_3[:, None] + pooled_4
         logits = (pooled_0[k0] + pooled_1[k1]) @ to_2.T + in_3 @ to_3.T
         log_p = logits.log_softmax(-1)
-        p = log_p.exp()
-        loss[k0, k1] = -log_p.gather(-1, labels.view(-1, 1).expand(*logits.shape[:3], -1, 1))[..., 0].mean(-1)
-        entropy[k0, k1] = -(p * log_p).sum(-1).mean(-1)
-        accuracy[k0, k1] = (logits.argmax(-1) == labels).to(p.dtype).mean(-1)
-        error = (p - F.one_hot(labels, logits.shape[-1])) / len(labels)
+        error = (log_p.exp() - target) / len(labels)
         at_2, at_3 = error @ to_2, error @ to_3
-        for edge, (at, pooled) in enumerate(
-            [
-                (at_2, pooled_0[k0]),
-                (at_2, pooled_1[k1]),
-                (at_3, pooled_2[:, None, None]),
-                (at_3, pooled_3[None, :, None]),
-                (at_3, pooled_4),
-            ]
-        ):
-            direct[k0, k1, ..., edge] = (at * pooled).sum((-1, -2))
-        for edge, tangent in enumerate((from_0[k0], from_1[k1])):
-            through[k0, k1, ..., edge] = (at_3 * _pool(_derivatives(edges[4], node, tangent))).sum((-1, -2))
-    return Enumeration(direct, through, loss, entropy, accuracy)
+        to_node_2 = [at_2 * pooled_0[k0], at_2 * pooled_1[k1]]
+        to_node_3 = [at_3 * pooled_2[:, None, None], at_3 * pooled_3[:, None], at_3 * pooled_4]
+        back = [at_3 * _pool(_derivatives(cell.edges[4], node, tangent)) for tangent in (from_0[k0], from_1[k1])]
+        through = [products.sum((-1, -2)) for products in back]
+        return (
+            torch.stack([products.sum((-1, -2)) for products in (*to_node_2, *to_node_3)], -1),
+            torch.stack([*through, *3 * [torch.zeros_like(through[0])]], -1),
+            -(target * log_p).sum(-1).mean(-1),
+            -(log_p.exp() * log_p).sum(-1).mean(-1),
+            (logits.argmax(-1) == labels).to(log_p.dtype).mean(-1),
+        )
+
+    pairs = list(product(range(len(NAMES)), repeat=2))
+    forms = [form(*pair) for pair in tqdm(pairs, disable=None, unit="form", leave=False)]
+    return Enumeration(*(torch.stack(parts).unflatten(0, (len(NAMES),) * 2) for parts in zip(*forms, strict=True)))
 
 
-def _derivatives(operations: Any, node: Tensor, tangent: Tensor) -> list[Tensor]:
+def _outputs(edge: Any, node: Tensor) -> list[Tensor]:
+    return [torch.zeros_like(node) if name == "none" else edge[name](node) for name in NAMES]
+
+
+def _derivatives(edge: Any, node: Tensor, tangent: Tensor) -> list[Tensor]:
     """How each operation's output changes as the node moves along the tangent."""
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's own use of torch.jit
-        return [
-            torch.zeros_like(node) if name == "none" else torch.func.jvp(operations[name], (node,), (tangent,))[1]
-            for name in NAMES
-        ]
+        return torch.func.jvp(lambda node: _outputs(edge, node), (node,), (tangent,))[1]
 
 
 def _pool(outputs: list[Tensor]) -> Float[Tensor, "operation batch channel"]:

@@ -27,7 +27,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from wiring import datasets
-from wiring.costs.probe import CostProbe, Statistics
+from wiring.costs.probe import GateProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader
 from wiring.search import records, signals
 from wiring.search.experiments import Experiment, check_device, to_json
@@ -132,7 +132,7 @@ class Search:
         # The steps that are done already draw their order, crops and flips again.
         self.generators["batches"].set_state(self.shuffle)
         remaining = islice(zip(*self.loaders.values(), strict=False), self.step, None)
-        with CostProbe(self.supernet) as probe:
+        with GateProbe(self.supernet) as probe:
             for batches in remaining:
                 for (_, learners), own, (images, labels) in zip(self.phases, self.measured, batches, strict=True):
                     sums = self._learn(images, labels, learners, temperature, probe)
@@ -167,7 +167,7 @@ class Search:
         self.measured: Any = nn.ModuleList(measured).to(self.device)
 
     def _learn(
-        self, images: Images, labels: Labels, learners: tuple[str, ...], temperature: float, probe: CostProbe
+        self, images: Images, labels: Labels, learners: tuple[str, ...], temperature: float, probe: GateProbe
     ) -> Float[Tensor, "group quantity"]:
         """One forward and backward pass and the learners' updates; returns the batch's sums (see ``_sums``)."""
         # Where θ does not learn, its gradient is not computed either; the costs are.

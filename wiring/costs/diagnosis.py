@@ -1,0 +1,189 @@
+"""Whom to blame where an identity fails: what a forward pass shows of a model's wiring, and its modules' degrees.
+
+Euler's theorem: if ``f(cx) = c^d f(x)`` for all ``c > 0``, so that ``f`` is homogeneous of degree ``d``, then
+differentiating at ``c = 1`` gives ``J x = d f(x)``. Hence ``<J^T g, x> = d <g, f(x)>`` whatever the gradient ``g`` is:
+``f`` passes on to its input ``d`` times the cost at its output. A module's *degree* is measured as just that ratio.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from functools import cache, partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from wiring.costs.probe import is_batch, matching
+from wiring.supernet.gates import image_dot
+
+
+def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape"], seed: int = 0) -> float:
+    """The cost that an operation passes on to its input ``x``, in units of the cost at its output: 0 in Theorem 1.
+
+    ``sum_n <(J^T g)_n, x_n> / sum_n <g_n, f(x)_n>`` over the images ``n``, for a random gradient ``g`` that the seed
+    draws and under which every image's cost is positive.
+    """
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        y = operation(x.clone())  # the operation may change its input in place
+    gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=y.dtype).to(y.device)
+    arriving = image_dot(gradient, y.detach())
+    gradient *= arriving.sign().to(gradient.dtype).view(-1, *(1 for _ in y.shape[1:]))
+    if not y.requires_grad:
+        return 0.0
+    (back,) = torch.autograd.grad(y, x, gradient, allow_unused=True, materialize_grads=True)
+    passed = image_dot(back, x.detach()).sum()
+    return float(passed / arriving.abs().sum()) if passed else 0.0
+
+
+class Trace(ExitStack):
+    """What one forward pass inside the block shows of a model's wiring; leaving it takes the hooks off.
+
+    Attributes
+    ----------
+    arguments
+        What each module was called with last, by the modules' names in the order in which their calls ended.
+    readers
+        For each cell the outermost modules, cells and what holds them left out, that were given its very output.
+    inner_edges
+        The operations that were given what no module returned: the sum at an intermediate node.
+    """
+
+    def __init__(self, model: nn.Module, cells: str, operations: str) -> None:
+        super().__init__()
+        self.arguments: dict[str, tuple[Any, Any]] = {}
+        self.readers: dict[str, list[str]] = {}
+        self.inner_edges: set[str] = set()
+        self._parts = dict(model.named_modules())
+        self._patterns = {"operations": operations, "cells": cells}
+        self._operations, self._cells = (set(matching(self._parts, pattern)) for pattern in (operations, cells))
+        self._holding = {"", *(outer for cell in self._cells for outer in _outwards(cell))}
+        self._outputs: dict[str, Any] = {}
+        #: The tensors that a module made and returned.
+        self._returned: Any = WeakTensorKeyDictionary()
+        for name, part in self._parts.items():
+            self.enter_context(part.register_forward_pre_hook(partial(self._before, name), with_kwargs=True))
+            self.enter_context(part.register_forward_hook(partial(self._after, name), with_kwargs=True))
+
+    def found(self) -> tuple[dict[str, nn.Module], list[str], dict[str, list[str]]]:
+        """The modules that ran, by name; the operations; and those in each cell, the cells in their order.
+
+        Raises ValueError if a pattern fits none of the modules, or a cell has no operation.
+        """
+        ran = {name: part for name, part in self._parts.items() if name in self.arguments}
+        names = {what: matching(ran, pattern) for what, pattern in self._patterns.items()}
+        if unfit := [what for what in names if not names[what]]:
+            such = f", such as {list(ran)[-1]!r}" if any(ran) else "; `forward` must call the model that it is given"
+            raise ValueError(f"{unfit[0]} = {self._patterns[unfit[0]]!r}: fits no module that the model calls{such}")
+        operations, chain = names["operations"], sorted(names["cells"], key=list(self.arguments).index)
+        inside = {cell: [name for name in operations if name.startswith(f"{cell}.")] for cell in chain}
+        if empty := [cell for cell, names in inside.items() if not names]:
+            raise ValueError(f"operations = {self._patterns['operations']!r}: fits none in the cell {empty[0]!r}")
+        return ran, operations, inside
+
+    def _before(self, name: str, _: nn.Module, inputs: Any, named: Any) -> None:
+        read = tree_leaves((inputs, named))
+        if name in self._operations and not any(x in self._returned for x in read):
+            self.inner_edges.add(name)
+        if name in self._holding:
+            return
+        for cell, output in self._outputs.items():
+            readers = self.readers[cell]
+            if not any(outer in readers for outer in _outwards(name)) and any(output is x for x in read):
+                readers.append(name)
+
+    def _after(self, name: str, _: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+        self.arguments.pop(name, None)
+        self.arguments[name] = inputs, named
+        if name in self._cells:
+            self._outputs[name], self.readers[name] = output, []
+        if any(outer in self._operations for outer in _outwards(name)):
+            return
+        for x in tree_leaves(output):
+            if isinstance(x, Tensor) and not any(x is y for y in tree_leaves((inputs, named))):
+                self._returned[x] = True
+
+
+class Diagnosis:
+    """The degrees of modules, and what in a module is not as the theorems want it.
+
+    ``parts`` and ``arguments`` are the modules and what each was called with, by name (:class:`Trace`); within the
+    tolerance a degree is 0 or 1.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, nn.Module], arguments: Mapping[str, tuple[Any, Any]], tolerance: float
+    ) -> None:
+        self._parts, self._arguments, self._tolerance = parts, arguments, tolerance
+        #: A module's degree at what it was called with, by name.
+        self.degree = cache(self._measured)
+
+    def is_leaf(self, name: str) -> bool:
+        """Whether the module has no parts."""
+        return not list(self._parts[name].children())
+
+    def blame(self, names: Iterable[str]) -> str:
+        """The modules by what is wrong with them, the most frequent first; of each kind the first by name."""
+        reasons: dict[str, list[str]] = {}
+        for name in names:
+            reasons.setdefault(self._reason(name), []).append(name)
+        texts = [
+            f"{alike[0]}{f' and {len(alike) - 1} like it' if len(alike) > 1 else ''} ({reason})"
+            for reason, alike in sorted(reasons.items(), key=lambda item: -len(item[1]))
+        ]
+        return "; ".join(texts) or "by what is no named module (a shortcut or a function)"
+
+    def _measured(self, name: str) -> float:
+        leaves, structure = tree_flatten(self._arguments[name])
+        first = next((k for k, x in enumerate(leaves) if is_batch(x)), None)
+        if first is None:
+            return 0.0
+
+        def operation(x: Tensor) -> Tensor:
+            inputs, named = tree_unflatten([*leaves[:first], x, *leaves[first + 1 :]], structure)
+            outputs = tree_leaves(self._parts[name](*inputs, **named))
+            return next(filter(is_batch, outputs))
+
+        return degree(operation, leaves[first])
+
+    def _reason(self, name: str) -> str:
+        inside = [part for part in self._arguments if part == name or part.startswith(f"{name}.")]
+        degrees = {part: self.degree(part) for part in filter(self.is_leaf, inside)}
+        normalising = {part for part, d in degrees.items() if abs(d) <= self._tolerance}
+        # A normalisation is to blame unless its degree is 0, any other part if its degree is neither 0 nor 1.
+        for part, d in degrees.items():
+            odd = part not in normalising and (abs(d - 1) > self._tolerance or hasattr(self._parts[part], "eps"))
+            if odd and (part == name or self._matters(name, self._parts[part])):
+                return _describe(self._parts[part])
+        kind = type(self._parts[name]).__name__
+        return f"{kind}: {'cost passes beside what normalises' if normalising else 'nothing in it normalises'}"
+
+    def _matters(self, name: str, part: nn.Module) -> bool:
+        """Whether it is this part, if it has a bias, that lets the module pass cost on: without it none would pass."""
+        bias = getattr(part, "bias", None)
+        if not isinstance(bias, Tensor) or hasattr(part, "eps"):
+            return True
+        kept, bias.data = bias.data, torch.zeros_like(bias)
+        without = self._measured(name)
+        bias.data = kept
+        return abs(without) <= self._tolerance
+
+
+def _outwards(name: str) -> list[str]:
+    """A module's name and those of the modules that it is in."""
+    parts = name.split(".")
+    return [".".join(parts[: k + 1]) for k in range(len(parts))]
+
+
+def _describe(part: nn.Module) -> str:
+    kind = type(part).__name__
+    if getattr(part, "running_mean", None) is not None and not part.training:
+        return f"{kind} with running statistics, in evaluation mode"
+    if hasattr(part, "eps"):
+        return f"{kind} with eps = {part.eps:g}"
+    if getattr(part, "bias", None) is not None:
+        return f"{kind} with a bias"
+    return f"{kind}: not homogeneous"
