@@ -60,6 +60,7 @@ class Dataset:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Dataset":
+        """The same images on that device."""
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def at(self, index: Int64[Tensor, " chosen"]) -> "Dataset":
@@ -192,20 +193,17 @@ def load_dataset(
 
 
 def _check(dataset: Dataset) -> None:
-    """Raise DataError where the tensors are not what a data set's have to be."""
-    pixels, labels, classes = dataset.pixels, dataset.labels, len(dataset.classes)
-    if pixels.dtype != torch.uint8 or pixels.dim() != 4:
+    """Raise DataError where that is no data set, or has the name of another."""
+    name, pixels, labels, classes = dataset.name, dataset.pixels, dataset.labels, len(dataset.classes)
+    if name in ("digits", "cifar10") or name.startswith("folder:"):
+        raise DataError(f"name = {name!r}: means another data set; give the images a name of their own")
+    if (pixels.dtype, pixels.dim(), labels.dtype, labels.shape) != (torch.uint8, 4, torch.int64, pixels.shape[:1]):
         raise DataError(
-            f"{dataset.name}: pixels are {pixels.dtype} of shape {tuple(pixels.shape)}; "
-            "allowed: torch.uint8 of shape (images, height, width, channels)"
-        )
-    if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
-        raise DataError(
-            f"{dataset.name}: labels are {labels.dtype} of shape {tuple(labels.shape)}; "
-            f"allowed: torch.int64, one for each of the {len(pixels)} images"
+            f"{name}: pixels {pixels.dtype} {tuple(pixels.shape)}, labels {labels.dtype} {tuple(labels.shape)}; "
+            "allowed: torch.uint8 (images, height, width, channels), torch.int64 (images,)"
         )
     if not ((labels >= 0) & (labels < classes)).all():
-        raise DataError(f"{dataset.name}: labels from {labels.min()} to {labels.max()}; allowed: 0 to {classes - 1}")
+        raise DataError(f"{name}: labels from {labels.min()} to {labels.max()}; allowed: 0 to {classes - 1}")
 
 
 def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tensor, " chosen"]:

@@ -195,59 +195,6 @@ def explain(error: ValidationError) -> str:
     return f"{field} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
 
 
-_P1 = Experiment(device="cuda")
-# A twenty-fifth of the authors' steps, so α gets ten times their learning rate.
-_P1_REFERENCE = replace(_P1, device="cpu", image_size=16, images=10_000, crop=2, channels=8, epochs=30, alpha_lr=3e-3)
-# The digits are small: one cell, no mirror images, and slow weights.
-_P1_QUICK = replace(
-    _P1_REFERENCE,
-    data="digits",
-    image_size=None,
-    images=None,
-    crop=1,
-    flip=False,
-    cells=1,
-    epochs=40,
-    batch=64,
-    theta_lr=2e-4,
-    theta_lr_min=2e-4,
-)
-# Several cells, and labels that nothing can be learnt from: then some edges are kept only at the cost of others.
-_P2_QUICK = replace(_P1_QUICK, cells=3, channels=4, label_noise=0.8, epochs=12, alpha_lr=0.02)
-_P3 = replace(_P1, searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
-# An eighth of the authors' steps. Without augmentation the splits part within them.
-_P3_REFERENCE = replace(
-    _P3, device="cpu", image_size=16, images=5_000, crop=0, flip=False, channels=8, epochs=40, batch=64, alpha_lr=1e-2
-)
-# Fewer images are learnt by heart sooner: another gap between the splits, with as many steps. One cell, to afford it.
-_P3_5000_IMAGES_REFERENCE = replace(_P3_REFERENCE, cells=1)
-_P3_1000_IMAGES_REFERENCE = replace(_P3_5000_IMAGES_REFERENCE, images=1_000, epochs=200)
-# The digits are easy: only wrong labels keep what is learnt from one half from serving the other.
-_P3_QUICK = replace(
-    _P3_REFERENCE,
-    data="digits",
-    image_size=None,
-    images=200,
-    label_noise=0.8,
-    cells=1,
-    epochs=60,
-    batch=50,
-    alpha_lr=0.1,
-)
-# The weights alone learn, under random architectures, in one cell, and come to rest.
-_UNIFORM_REFERENCE = replace(_P1_REFERENCE, searcher="uniform", cells=1, epochs=60, theta_lr_min=0.0)
-_INITIAL_REFERENCE = replace(_UNIFORM_REFERENCE, images=5_000, epochs=1, theta_lr=0.0)
-# The same on the digits, and fast enough to classify well.
-_THEOREM2_QUICK = replace(
-    _P1_QUICK,
-    searcher="uniform",
-    topology=MINIMAL.without_operations("none"),
-    crop=0,
-    epochs=12,
-    batch=32,
-    theta_lr=0.05,
-    theta_lr_min=0.001,
-)
 #: The minimal cell without what reads node 0, one operation fixed between nodes 1 and 2, and node 3 alone the output.
 CONTROL = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_conv_5x5").with_output(3)
 
@@ -257,30 +204,49 @@ EQUAL = TOPOLOGIES["simplified"].without_operations("none", edge=(0, 1))
 #: The minimal cell whose nodes 0 and 1 have changed places: node 0 reads the last cell and node 1 the one before.
 SWAPPED = complete((1, 2), 2)
 
-# Nearly three times the edges, so half the cells and steps, and α learns twice as fast.
-_P1_DARTS_CELL_REFERENCE = replace(_P1_REFERENCE, topology=TOPOLOGIES["darts"], cells=4, epochs=15, alpha_lr=6e-3)
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
-PRESETS: dict[str, Experiment] = {
-    "p1-quick": _P1_QUICK,
-    "p1-reference": _P1_REFERENCE,
-    "p1-paper": _P1,
-    "p2-quick": _P2_QUICK,
-    "p3-quick": _P3_QUICK,
-    "p3-reference": _P3_REFERENCE,
-    "p3-paper": _P3,
-    "p3-single-reference": replace(_P3_REFERENCE, level="single"),
-    "p3-5000-images-reference": _P3_5000_IMAGES_REFERENCE,
-    "p3-1000-images-reference": _P3_1000_IMAGES_REFERENCE,
-    "p3-1000-images-single-reference": replace(_P3_1000_IMAGES_REFERENCE, level="single"),
-    "p1-log-sum-reference": replace(_P1_REFERENCE, searcher="dsnas-log-sum"),
-    "p1-swapped-reference": replace(_P1_REFERENCE, topology=SWAPPED),
-    "p1-darts-cell-reference": _P1_DARTS_CELL_REFERENCE,
-    "p1-one-cell-reference": replace(_P1_REFERENCE, cells=1),
-    "p1-snas-reference": replace(_P1_REFERENCE, cells=1, searcher="snas"),
-    "theorem2-quick": _THEOREM2_QUICK,
-    "initial-reference": _INITIAL_REFERENCE,
-    "uniform-reference": _UNIFORM_REFERENCE,
-    "simplified-reference": replace(_UNIFORM_REFERENCE, topology=TOPOLOGIES["simplified"]),
-    "control-reference": replace(_UNIFORM_REFERENCE, topology=CONTROL),
-    "equal-reference": replace(_UNIFORM_REFERENCE, topology=EQUAL),
-}
+PRESETS: dict[str, Experiment] = {"p1-paper": Experiment(device="cuda")}
+
+
+def _add(name: str, base: str, **changes: Any) -> None:
+    PRESETS[name] = replace(PRESETS[base], **changes)
+
+
+_SMALL: dict[str, Any] = {"device": "cpu", "image_size": 16, "channels": 8}
+_DIGITS: dict[str, Any] = {"data": "digits", "image_size": None, "cells": 1}
+# A twenty-fifth of the authors' steps, so α gets ten times their learning rate.
+_add("p1-reference", "p1-paper", **_SMALL, images=10_000, crop=2, epochs=30, alpha_lr=3e-3)
+# The digits are small: one cell, no mirror images, and slow weights.
+_SLOW: dict[str, Any] = {"batch": 64, "theta_lr": 2e-4, "theta_lr_min": 2e-4}
+_add("p1-quick", "p1-reference", **_DIGITS, **_SLOW, images=None, crop=1, flip=False, epochs=40)
+# Several cells, and labels that nothing can be learnt from: then some edges are kept only at the cost of others.
+_add("p2-quick", "p1-quick", cells=3, channels=4, label_noise=0.8, epochs=12, alpha_lr=0.02)
+_add("p3-paper", "p1-paper", searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
+# An eighth of the authors' steps. Without augmentation the splits part within them.
+_add("p3-reference", "p3-paper", **_SMALL, images=5_000, crop=0, flip=False, epochs=40, batch=64, alpha_lr=1e-2)
+# The digits are easy: only wrong labels keep what is learnt from one half from serving the other.
+_add("p3-quick", "p3-reference", **_DIGITS, images=200, label_noise=0.8, epochs=60, batch=50, alpha_lr=0.1)
+_add("p3-single-reference", "p3-reference", level="single")
+# B1 to B3 as the authors measure them: α uniform and never stepped, no skip_connect between the intermediate nodes.
+_NO_SKIP = MINIMAL.without_operations("skip_connect", edge=(2, 3))
+_add("fixed-alpha-reference", "p3-reference", topology=_NO_SKIP, alpha_lr=0.0, alpha_std=0.0, epochs=50)
+# Fewer images are learnt by heart sooner: another gap between the splits, with as many steps. One cell, to afford it.
+_add("p3-5000-images-reference", "p3-reference", cells=1)
+_add("p3-1000-images-reference", "p3-5000-images-reference", images=1_000, epochs=200)
+_add("p3-1000-images-single-reference", "p3-1000-images-reference", level="single")
+_add("p1-log-sum-reference", "p1-reference", searcher="dsnas-log-sum")
+_add("p1-swapped-reference", "p1-reference", topology=SWAPPED)
+# Nearly three times the edges, so half the cells and steps, and α learns twice as fast.
+_add("p1-darts-cell-reference", "p1-reference", topology=TOPOLOGIES["darts"], cells=4, epochs=15, alpha_lr=6e-3)
+_add("p1-one-cell-reference", "p1-reference", cells=1)
+_add("p1-snas-reference", "p1-one-cell-reference", searcher="snas")
+# The weights alone learn, under random architectures, in one cell, and come to rest.
+_add("uniform-reference", "p1-reference", searcher="uniform", cells=1, epochs=60, theta_lr_min=0.0)
+_add("initial-reference", "uniform-reference", images=5_000, epochs=1, theta_lr=0.0)
+# The same on the digits, and fast enough to classify well.
+_FAST: dict[str, Any] = {"batch": 32, "theta_lr": 0.05, "theta_lr_min": 0.001}
+_NO_NONE = MINIMAL.without_operations("none")
+_add("theorem2-quick", "p1-quick", **_FAST, searcher="uniform", topology=_NO_NONE, crop=0, epochs=12)
+_add("simplified-reference", "uniform-reference", topology=TOPOLOGIES["simplified"])
+_add("control-reference", "uniform-reference", topology=CONTROL)
+_add("equal-reference", "uniform-reference", topology=EQUAL)

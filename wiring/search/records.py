@@ -45,13 +45,7 @@ CHECKPOINT = b"wiring checkpoint 2\n"
 #: The newest first.
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 #: No file of a run is ever larger, in bytes; one that is larger is not read.
-LARGEST = {
-    "experiment.json": 2**20,
-    "done.json": 2**20,
-    "scalars.csv": 2**28,
-    "arrays.npz": 2**32,
-    **dict.fromkeys(CHECKPOINTS, 2**34),
-}
+LARGEST = {".json": 2**20, ".csv": 2**28, ".npz": 2**32, ".pt": 2**34}
 #: The groups of images that scalars are given for: all, and split by whether the logits' maximum is the label.
 GROUPS = ("all", "correct", "wrong")
 #: The rows of α, by :attr:`wiring.Supernet.cell_types`.
@@ -227,11 +221,12 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     torch.save(state, buffer)
     content = CHECKPOINT + buffer.getvalue()
     newest, previous = (folder / name for name in CHECKPOINTS)
-    write(folder, f"{newest.name}.new", content + hashlib.sha256(content).digest())
-    _payload(folder / f"{newest.name}.new", LARGEST[newest.name])
+    unchecked = folder / "checkpoint.new.pt"
+    write(folder, unchecked.name, content + hashlib.sha256(content).digest())
+    _archive(unchecked)
     if newest.exists():
         newest.replace(previous)
-    (folder / f"{newest.name}.new").replace(newest)
+    unchecked.replace(newest)
     _flush(folder)
 
 
@@ -263,13 +258,15 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             return state
     if damaged:
         all_of_them = " and ".join(["it", *(path.name for path in damaged[1:])])
-        raise Damaged(f"{damaged[0]} is damaged: delete {all_of_them} to start this run again, or restore it")
+        raise Damaged(
+            f"{damaged[0]} is damaged or of format 1: delete {all_of_them} to start this run again, or restore it"
+        )
     return None
 
 
-def _payload(path: Path, largest: int) -> bytes:
+def _archive(path: Path) -> bytes:
     """The archive in a checkpoint. Raises RecordError: damaged, or of another format."""
-    content = _read(path, largest)
+    content = _read(path)
     head, _, archive = content.partition(b"\n")
     if hashlib.sha256(content[:-32]).digest() != content[-32:]:
         raise Damaged(f"{path} is damaged")
@@ -281,7 +278,7 @@ def _payload(path: Path, largest: int) -> bytes:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    content = _payload(path, LARGEST[path.name])
+    content = _archive(path)
     try:
         _check_archive(content)
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -290,8 +287,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _read(path: Path, largest: int) -> bytes:
+def _read(path: Path) -> bytes:
     """The content of a plain file of a run's folder. Raises RecordError: missing, or nothing that a run wrote."""
+    largest = LARGEST[path.suffix]
     try:
         if not path.is_file() or path.resolve().parent != path.parent.resolve():
             raise RecordError(f"{path} is {'no plain file of its folder' if path.exists() else 'missing'}")
@@ -363,7 +361,7 @@ def load(folder: Path | str) -> Record:
         raise RecordError(f"{folder} holds an unfinished run; start the same experiment there to finish it")
     path = folder / "done.json"
     try:
-        done = json.loads(_read(path, LARGEST["done.json"]))
+        done = json.loads(_read(path))
         version, checksums, provenance = done["format"], dict(done["sha256"]), dict(done["provenance"])
     except RecordError:
         raise
@@ -371,7 +369,7 @@ def load(folder: Path | str) -> Record:
         raise Damaged(f"{path} is damaged") from error
     if version not in (1, FORMAT):
         raise RecordError(f"{folder} has format {version}; this version of wiring reads 1 to {FORMAT}")
-    contents = {name: _read(folder / name, LARGEST[name]) for name in ("experiment.json", "scalars.csv", "arrays.npz")}
+    contents = {name: _read(folder / name) for name in ("experiment.json", "scalars.csv", "arrays.npz")}
     expected = _checksums(contents, provenance)
     if version == 1:
         del expected["provenance"]
@@ -381,13 +379,10 @@ def load(folder: Path | str) -> Record:
             raise Damaged(f"{folder / damaged} is damaged: it is not the file that the run wrote")
     try:
         check_operations(provenance)
-    except ValueError as error:
-        raise RecordError(f"{folder} has other operations: {error}") from error
-    try:
         arrays = _arrays(contents["arrays.npz"])
         scalars = pd.read_csv(io.BytesIO(contents["scalars.csv"]))
     except (ValueError, BadZipFile) as error:
-        raise Damaged(f"{folder} is damaged: {error}") from error
+        raise RecordError(f"{folder} cannot be used: {error}") from error
     return Record(experiment, scalars, arrays, provenance)
 
 
@@ -407,6 +402,6 @@ def _experiment(folder: Path) -> Experiment:
     if not path.exists():
         raise RecordError(f"{folder} is not a run folder: it has no experiment.json")
     try:
-        return from_json(_read(path, LARGEST[path.name]))
+        return from_json(_read(path))
     except ValidationError as error:
-        raise Damaged(f"{path} is damaged: {explain(error)}") from error
+        raise RecordError(f"{path} is no experiment that this version of wiring reads: {explain(error)}") from error

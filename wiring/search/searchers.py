@@ -144,6 +144,7 @@ class LogSumDSNAS(DSNAS):
     """
 
     def score(self, chosen: OfEdges, probability: OfEdges) -> OfEdges:
+        """``k d log Σ_e p_e / dα`` of a draw, one row per edge."""
         drawn = (chosen * probability).sum(-1, keepdim=True)
         return super().score(chosen, probability) * drawn / drawn.mean()
 
