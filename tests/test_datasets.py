@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from urllib.error import URLError
@@ -316,6 +317,35 @@ def test_more_images_than_there_are_is_refused_with_both_numbers(tmp_path, monke
     message = refusal(f"folder:{tmp_path}" if source == "folder" else source, images=5000)
     assert "5000" in message
     assert ("1797" if source == "digits" else "6") in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pixels": torch.zeros(4, 8, 8, 3)}, "allowed: torch.uint8 (images, height, width, channels)"),
+        ({"pixels": torch.zeros(4, 8, 8, dtype=torch.uint8)}, "pixels torch.uint8 (4, 8, 8)"),
+        ({"labels": torch.zeros(4)}, "labels torch.float32 (4,)"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, "labels torch.int64 (5,)"),
+        ({"labels": torch.tensor([0, 1, 2, 4])}, "labels from 0 to 4; allowed: 0 to 3"),
+        ({"labels": torch.tensor([0, 1, 2, -1])}, "labels from -1 to 2; allowed: 0 to 3"),
+        ({"name": "digits"}, "name = 'digits': means another data set"),
+        ({"name": "folder:mine"}, "name = 'folder:mine': means another data set"),
+    ],
+)
+def test_tensors_that_are_no_data_set_are_refused(fields, said):
+    with pytest.raises(DataError, match=re.escape(said)):
+        replace(noise_set(4, 8, 8), **fields)
+
+
+def test_images_in_memory_are_resized_and_drawn_from_as_those_of_a_name(tmp_path):
+    tree(tmp_path)
+    whole = replace(load_dataset(f"folder:{tmp_path}"), name="mine")
+    small = load_dataset(whole, image_size=5, images=4, seed=1)
+    assert small.pixels.shape == (4, 5, 5, 3)
+    expected = resize(whole.pixels[torch.randperm(6, generator=seeded(1))[:4]].permute(0, 3, 1, 2), [5, 5])
+    assert torch.equal(small.pixels.permute(0, 3, 1, 2), expected)
+    with pytest.raises(DataError, match="images = 7: mine has only 6"):
+        load_dataset(whole, images=7)
 
 
 def test_fewer_images_than_a_batch_is_refused():

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 
@@ -49,12 +50,29 @@ class Dataset:
         The names of the classes; a label is an index into them.
     pixels, labels
         The images, channels last as they are stored, and their labels.
+
+    Raises
+    ------
+    DataError
+        If tensors or labels do not fit this, or the name is another data set's.
     """
 
     name: str
     classes: tuple[str, ...]
     pixels: RawImages
     labels: Labels
+
+    def __post_init__(self) -> None:
+        name, pixels, labels, classes = self.name, self.pixels, self.labels, len(self.classes)
+        if name in ("digits", "cifar10") or name.startswith("folder:"):
+            raise DataError(f"name = {name!r}: means another data set; give the images a name of their own")
+        if (pixels.dtype, pixels.dim(), labels.dtype, labels.shape) != (torch.uint8, 4, torch.int64, pixels.shape[:1]):
+            raise DataError(
+                f"{name}: pixels {pixels.dtype} {tuple(pixels.shape)}, labels {labels.dtype} {tuple(labels.shape)}; "
+                "allowed: torch.uint8 (images, height, width, channels), torch.int64 (images,)"
+            )
+        if not ((labels >= 0) & (labels < classes)).all():
+            raise DataError(f"{name}: labels from {labels.min()} to {labels.max()}; allowed: 0 to {classes - 1}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -172,14 +190,12 @@ def load_dataset(
     Raises
     ------
     DataError
-        If there is no such data set, or its files are missing, broken or not all of one size, or what is in memory is
-        no data set.
+        If there is no such data set, or its files are missing, broken or not all of one size.
     """
+    if data == "digits":
+        data = _digits()
     if isinstance(data, Dataset):
-        _check(data)
         source = data.at(_subset(len(data), images, seed, data.name))
-    elif data == "digits":
-        source = _digits(seed, images)
     elif data == "cifar10":
         source = _cifar10(seed, images, image_size)
     elif data.startswith("folder:") and data != "folder:":
@@ -192,33 +208,19 @@ def load_dataset(
     return source
 
 
-def _check(dataset: Dataset) -> None:
-    """Raise DataError where that is no data set, or has the name of another."""
-    name, pixels, labels, classes = dataset.name, dataset.pixels, dataset.labels, len(dataset.classes)
-    if name in ("digits", "cifar10") or name.startswith("folder:"):
-        raise DataError(f"name = {name!r}: means another data set; give the images a name of their own")
-    if (pixels.dtype, pixels.dim(), labels.dtype, labels.shape) != (torch.uint8, 4, torch.int64, pixels.shape[:1]):
-        raise DataError(
-            f"{name}: pixels {pixels.dtype} {tuple(pixels.shape)}, labels {labels.dtype} {tuple(labels.shape)}; "
-            "allowed: torch.uint8 (images, height, width, channels), torch.int64 (images,)"
-        )
-    if not ((labels >= 0) & (labels < classes)).all():
-        raise DataError(f"{name}: labels from {labels.min()} to {labels.max()}; allowed: 0 to {classes - 1}")
-
-
 def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tensor, " chosen"]:
     if images is not None and images > total:
         raise DataError(f"images = {images}: {name} has only {total}")
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:images]
 
 
-def _digits(seed: int, images: int | None) -> Dataset:
+@cache
+def _digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[..., None]
-    everything = Dataset("digits (scikit-learn)", tuple("0123456789"), pixels, torch.from_numpy(digits.target).long())
-    return everything.at(_subset(len(pixels), images, seed, "digits"))
+    return Dataset("digits (scikit-learn)", tuple("0123456789"), pixels, torch.from_numpy(digits.target).long())
 
 
 def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:

@@ -591,7 +591,7 @@ def test_run_takes_a_presets_name_and_changes():
 
 
 def test_run_takes_images_in_memory_and_the_record_says_their_name(tmp_path):
-    digits = replace(datasets.load_dataset("digits"), name="my digits")
+    digits = replace(datasets._digits(), name="my digits")  # in the order in which they are stored
     record = run(TINY, tmp_path / "run", dataset=digits)
     assert contents(record) == contents(recorded(TINY))
     assert record.experiment == replace(TINY, data="my digits")
