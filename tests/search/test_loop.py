@@ -1,8 +1,12 @@
 """A search repeats and resumes bit for bit, does the steps its papers define, and measures what Theorem 2 says."""
 
 import hashlib
+import os
+import pty
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -17,9 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wiring import datasets
 from wiring.search import loop as search
-from wiring.search.experiments import Experiment, to_json
+from wiring.search.experiments import Experiment, preset, to_json
 from wiring.search.loop import Diverged, Search, generator, records, run
 from wiring.search.records import RecordError
+from wiring.search.searchers import DSNAS, SEARCHERS
 from wiring.search.sweeps import run_seeds
 
 TINY = Experiment(data="digits", images=48, batch=16, cells=1, channels=2, epochs=3, crop=1, alpha_lr=0.05)
@@ -52,7 +57,9 @@ def digest(record):
 
 
 def start(experiment):
-    return Search(experiment, datasets.load(experiment.data, experiment.image_size, experiment.images, experiment.seed))
+    return Search(
+        experiment, datasets.load_dataset(experiment.data, experiment.image_size, experiment.images, experiment.seed)
+    )
 
 
 @cache
@@ -73,10 +80,10 @@ def test_same_seed_gives_the_same_record_in_another_process():
     chosen = [EXPERIMENTS[name] for name in ("dsnas-single", "snas-bi", "darts-bi", "uniform-single")]
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_loop import digest, from_json, run\n"
+        "from test_loop import digest, run\n"
+        "from wiring.search.experiments import from_json\n"
         "for text in sys.argv[2:]: print(digest(run(from_json(text))))"
     )
-    script = script.replace("digest, from_json, run", "digest, run\nfrom wiring.search.experiments import from_json")
     arguments = [sys.executable, "-c", script, str(__file__).rpartition("/")[0], *map(to_json, chosen)]
     there = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split()
     assert there == [digest(recorded(experiment)) for experiment in chosen]
@@ -212,6 +219,14 @@ def test_checkpoint_of_another_experiment_is_refused():
         start(replace(TINY, seed=1)).load_state_dict(state)
 
 
+def test_checkpoint_of_other_operations_is_refused_and_one_that_does_not_name_them_is_of_todays():
+    state = start(TINY).state_dict()
+    other = state | {"operations": [*reversed(state["operations"])]}
+    with pytest.raises(ValueError, match="operation 1 is sep_conv_5x5 there, none in"):
+        start(TINY).load_state_dict(other)
+    start(TINY).load_state_dict({name: value for name, value in state.items() if name != "operations"})
+
+
 def test_nothing_is_written_where_the_data_is_missing(tmp_path):
     with pytest.raises(datasets.DataError):
         run(replace(TINY, data="folder:nowhere"), tmp_path / "run")
@@ -283,7 +298,8 @@ def test_single_level_darts_and_snas_take_alphas_gradient_from_autograd():
         searcher, oracle = start(experiment), start(experiment)
         next(searcher.run_epoch())
         images, labels = next(iter(oracle.loaders["training"]))
-        gates = oracle.searcher.draw(oracle.generators["architectures"], 0.7)
+        oracle.searcher.anneal(0.7)
+        gates = oracle.searcher.draw(oracle.generators["architectures"])
         loss = F.cross_entropy(oracle.supernet(images, gates), labels)
         (gradient,) = torch.autograd.grad(loss, oracle.searcher.alpha)
         torch.testing.assert_close(searcher.searcher.alpha.grad, gradient, rtol=1e-4, atol=1e-7)
@@ -349,9 +365,9 @@ def test_temperature_falls_geometrically_from_the_first_epoch_to_the_last(monkey
     )
     draw, seen = type(searcher.searcher).draw, []
 
-    def spy(self, own, temperature=1.0):
-        seen.append(temperature)
-        return draw(self, own, temperature)
+    def spy(self, random):
+        seen.append(self.temperature)
+        return draw(self, random)
 
     monkeypatch.setattr(type(searcher.searcher), "draw", spy)
     for _ in range(epochs):
@@ -558,6 +574,98 @@ def test_no_step_reads_a_value_back(experiment):
     with Reads() as reads:
         torch.ones(1).item()
     assert reads.seen == ["_local_scalar_dense"]
+
+
+# what a researcher types
+
+
+def test_run_takes_a_presets_name_and_changes():
+    fields = {"images": 32, "batch": 16, "channels": 1, "epochs": 1}
+    expected = contents(run(preset("p1-quick", seed=3, **fields)))
+    assert contents(run("p1-quick", seed=3, **fields)) == expected
+    assert contents(run(preset("p1-quick", **fields), seed=3)) == expected
+    own = TINY.topology.without_edges((0, 2))
+    assert run(TINY, topology=own, epochs=1).experiment == replace(TINY, topology=own, epochs=1)
+    with pytest.raises(ValueError, match="preset 'p1': no such preset"):
+        run("p1")
+
+
+def test_run_takes_images_in_memory_and_the_record_says_their_name(tmp_path):
+    digits = replace(datasets._digits(), name="my digits")  # in the order in which they are stored
+    record = run(TINY, tmp_path / "run", dataset=digits)
+    assert contents(record) == contents(recorded(TINY))
+    assert record.experiment == replace(TINY, data="my digits")
+    assert record.provenance["data"] == "my digits"
+    assert contents(run(TINY, tmp_path / "run", dataset=digits)) == contents(record)  # it was read
+    with pytest.raises(RecordError, match="data = 'my digits' there, 'digits' here"):
+        run(TINY, tmp_path / "run")
+    small = run(TINY, image_size=6, epochs=1, dataset=digits)
+    assert small.scalars.equals(run(TINY, image_size=6, epochs=1).scalars)
+
+
+def test_a_searcher_of_ones_own_is_run_by_its_name(monkeypatch, tmp_path):
+    class Mine(DSNAS):
+        """Nothing but another name."""
+
+    monkeypatch.setitem(SEARCHERS, "mine", Mine)
+    record = run(TINY, tmp_path / "run", searcher="mine")
+    assert contents(record) == contents(recorded(TINY))
+    assert records.load(tmp_path / "run").experiment.searcher == "mine"
+    monkeypatch.delitem(SEARCHERS, "mine")
+    with pytest.raises(RecordError, match="searcher = 'mine': no such searcher; allowed: darts"):
+        records.load(tmp_path / "run")
+
+
+# progress
+
+LOGGING = """
+import sys
+from wiring.search.loop import log_epochs, run
+if sys.argv[1] == "log":
+    log_epochs()
+    log_epochs()
+run("p1-quick", sys.argv[2] or None, images=32, batch=16, channels=1, epochs=2)
+"""
+LINES = r"""NAME: epoch 1/2, loss \d\.\d{3}, accuracy [01]\.\d{3}, edges dropped \d/5, \d\d:\d\d left
+NAME: epoch 2/2, loss \d\.\d{3}, accuracy [01]\.\d{3}, edges dropped \d/5, 00:00 left
+"""
+
+
+@pytest.mark.parametrize(("mode", "folder"), [("log", "runs/mine"), ("log", ""), ("quiet", "")])
+def test_a_line_an_epoch_is_said_where_it_was_asked_for(tmp_path, mode, folder):
+    command = [sys.executable, "-c", LOGGING, mode, folder]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    lines = LINES.replace("NAME", "mine" if folder else "search") if mode == "log" else ""
+    assert re.fullmatch(lines, done.stderr)
+
+
+def test_on_a_terminal_a_bar_shows_it_and_no_line(tmp_path):
+    terminal, end = pty.openpty()
+    done = subprocess.Popen([sys.executable, "-c", LOGGING, "log", ""], stderr=end, cwd=tmp_path)
+    os.close(end)
+    shown = b""
+    with suppress(OSError):  # Linux ends a terminal so
+        while part := os.read(terminal, 9999):
+            shown += part
+    os.close(terminal)
+    assert done.wait() == 0
+    assert b"epoch 2/2: 100%" in shown
+    assert b"edges dropped" in shown
+    assert b"left" not in shown
+
+
+# the caller's memory
+
+KEEPING = """
+from wiring.search import loop
+loop.keep_memory = None  # a call would fail
+loop.run("p1-quick", images=32, batch=16, channels=1, epochs=1)
+"""
+
+
+def test_run_leaves_the_callers_malloc_alone():
+    subprocess.run([sys.executable, "-c", KEEPING], check=True)
 
 
 def test_memory_is_kept_where_the_c_library_can(monkeypatch):

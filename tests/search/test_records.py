@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wiring.search import records
 from wiring.search.experiments import Experiment, to_json
+from wiring.search.loop import run
 from wiring.search.records import (
     CHECKPOINT,
     FORMAT,
@@ -31,6 +34,9 @@ from wiring.search.records import (
 
 EXPERIMENT = Experiment(data="digits", epochs=3, seed=7)
 STATE = {"epoch": 2, "weights": torch.arange(6.0).reshape(2, 3), "history": {"alpha": [torch.tensor([0.1])]}}
+#: The operations of the records that do not name theirs.
+EIGHT = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "dil_conv_3x3")
+EIGHT += ("dil_conv_5x5", "sep_conv_5x5")
 FILES = ["experiment.json", "scalars.csv", "arrays.npz", "done.json"]
 
 
@@ -248,6 +254,84 @@ def test_other_format_is_refused(folder, version):
     assert "format" in refusal(folder)
 
 
+def rewritten(folder, version, **provenance):
+    """The run's done.json with that format, and more said of its provenance, by the formats' own rules."""
+    done = json.loads((folder / "done.json").read_text())
+    done |= {"format": version, "provenance": done["provenance"] | provenance}
+    text = json.dumps(done["provenance"], sort_keys=True)
+    done["sha256"]["provenance"] = hashlib.sha256(text.encode()).hexdigest()
+    if version == 1:
+        del done["sha256"]["provenance"]
+    (folder / "done.json").write_text(json.dumps(done))
+
+
+def test_record_of_format_1_is_read_as_it_is(folder):
+    before = load(folder)
+    rewritten(folder, version=1)
+    written = snapshot(folder)
+    after = load(folder)
+    assert after.provenance == before.provenance
+    pd.testing.assert_frame_equal(after.scalars, before.scalars, check_exact=True)
+    assert all(array.tobytes() == before.arrays[name].tobytes() for name, array in after.arrays.items())
+    assert snapshot(folder) == written
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((*EIGHT, "conv_7x7"), "operation 9 is conv_7x7 there, missing in"),
+        (EIGHT[:7], "operation 8 is missing there, sep_conv_5x5 in"),
+        ((EIGHT[1], EIGHT[0], *EIGHT[2:]), "operation 1 is skip_connect there, none in"),
+    ],
+)
+def test_record_of_other_operations_is_refused_with_the_first_that_differs(folder, names, said):
+    rewritten(folder, version=2, operations=names)
+    assert said in refusal(folder)
+
+
+def test_record_that_names_todays_operations_or_none_is_read(folder):
+    assert "operations" not in load(folder).provenance
+    rewritten(folder, version=2, operations=EIGHT)
+    assert load(folder).provenance["operations"] == list(EIGHT)
+
+
+def test_records_without_names_are_refused_once_there_is_another_operation(folder, monkeypatch):
+    monkeypatch.setattr(records, "NAMES", (*EIGHT, "conv_7x7"))
+    assert "operation 9 is missing there, conv_7x7 in" in refusal(folder)
+
+
+# what a record shows
+
+
+def test_every_array_is_a_table_with_named_axes():
+    e = Experiment(data="digits", images=64, batch=16, cells=2, reductions=(1,), channels=1, epochs=2, level="bi")
+    shown, (splits, edges) = run(e), (["search", "training"], e.topology.edges)
+    types, from_start, from_one = ["normal", "reduction"], range(3), range(1, 3)
+    for name, array in shown.arrays.items():
+        axes = {"epoch": from_one, "split": splits, "cell": range(2)}
+        if name in ("alpha", "probability"):
+            axes = {"epoch": from_start, "cell_type": types}
+        if not name.startswith("cell_cost"):
+            axes |= {"edge": list(map(str, edges)), "operation": EIGHT}
+        table = shown.table(name)
+        assert list(table.columns) == [*axes, name]
+        expected = {
+            labels: array[at] for labels, at in zip(product(*axes.values()), np.ndindex(array.shape), strict=True)
+        }
+        assert len(expected) == len(table)
+        for *labels, value in table.itertuples(index=False):
+            np.testing.assert_equal(value, expected[tuple(labels)])
+    with pytest.raises(ValueError, match="'cost': no such array; allowed: alpha, probability, cost_count"):
+        shown.table("cost")
+
+    architecture = shown.architecture()
+    assert list(architecture.columns) == types
+    assert list(architecture.index) == list(map(str, edges))
+    for row, kind in enumerate(types):
+        best = shown.arrays["probability"][-1, row].argmax(-1)
+        assert architecture[kind].tolist() == [EIGHT[k] for k in best]
+
+
 # checkpoints
 
 
@@ -283,7 +367,7 @@ def test_checkpoint_of_a_newer_format_is_refused(folder):
 
 def test_checkpoint_of_the_older_format_is_refused(folder):
     torch.save({"format": 1, **STATE}, folder / "checkpoint.pt")
-    assert "format 1" in refusal(folder, load_checkpoint)
+    assert "is damaged or of format 1: delete it" in refusal(folder, load_checkpoint)
 
 
 # nothing is executed

@@ -62,7 +62,8 @@ def test_alphas_gradient_follows_the_formula(searcher):
     @examples(25)
     def check(case):
         distribution = search(searcher, case)
-        gates = distribution.draw(generator(), temperature)
+        distribution.anneal(temperature)
+        gates = distribution.draw(generator())
         cross_entropy(case.supernet(case.images, gates), case.labels).backward()
         z = gates.values.detach()
         costs = plain_costs(case, case.mixed()[1], z)
@@ -117,14 +118,16 @@ def test_gumbel_noise_has_its_mean_and_variance():
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_that_is_none_is_refused(temperature):
     with pytest.raises(ValueError, match=r"temperature = .*: must be above 0"):
-        SNAS(MINIMAL, [0]).draw(generator(), temperature)
+        SNAS(MINIMAL, [0]).anneal(temperature)
 
 
 @given(topologies(), SEEDS)
 @examples(20)
 def test_relaxed_gates_become_one_hot_as_the_temperature_falls(topology, seed):
     distribution = SNAS(topology, [0], std=1.0, generator=generator(seed))
-    hot, cold = (distribution.draw(generator(seed), temperature).values for temperature in (1.0, 1e-3))
+    hot = distribution.draw(generator(seed)).values
+    distribution.anneal(1e-3)
+    cold = distribution.draw(generator(seed)).values
     assert torch.equal(hot.argmax(-1), cold.argmax(-1))
     close(hot.sum(-1), torch.ones_like(hot[..., 0]))
     assert (cold.max(-1).values > 0.95).double().mean() >= 0.8
@@ -191,12 +194,9 @@ def test_dsnas_draws_one_allowed_operation_and_all_cells_of_a_kind_the_same(topo
 @pytest.mark.parametrize("searcher", [DSNAS, Uniform])
 def test_operations_are_drawn_with_their_probability(searcher):
     case = Case(MINIMAL.with_operations((0, 2), "none", "avg_pool_3x3"), cells=2, reductions=(1,))
-    kinds = case.supernet.cell_types
-    distribution = Uniform(case.topology, kinds) if searcher is Uniform else search(DSNAS, case)
-    expected = case.topology.allowed().double()
-    if searcher is DSNAS:
-        expected = expected * distribution.alpha.exp()
-    expected = expected / expected.sum(-1, keepdim=True)
+    distribution = search(searcher, case)
+    expected = case.topology.allowed() * distribution.alpha.exp()
+    expected = (expected / expected.sum(-1, keepdim=True)).detach()[case.supernet.cell_types]
     random = generator()
     frequency = sum(distribution.draw(random).values.double() for _ in range(2000)) / 2000
     assert ((frequency - expected).abs() <= 5 * (expected * (1 - expected) / 2000).sqrt()).all()
@@ -277,7 +277,8 @@ def test_forbidden_operations_have_no_probability_and_no_gradient(searcher):
         assert not probability[:, forbidden].any()
         close(probability.sum(-1), torch.ones_like(probability[..., 0]))
 
-        gates = distribution.draw(generator(), temperature)
+        distribution.anneal(temperature)
+        gates = distribution.draw(generator())
         assert not gates.active[:, forbidden].any()
         assert not gates.values[:, forbidden].any()
         with GateProbe(case.supernet) as probe:
@@ -289,7 +290,7 @@ def test_forbidden_operations_have_no_probability_and_no_gradient(searcher):
 
 
 def test_uniforms_alpha_is_zero_and_fixed():
-    distribution = Uniform(MINIMAL, [0, 1])
+    distribution = Uniform(MINIMAL, [0, 1], mean=1.0, std=1.0, generator=generator())
     assert torch.equal(distribution.alpha, torch.zeros(2, 5, 8))
     assert not distribution.alpha.requires_grad
 
@@ -297,7 +298,7 @@ def test_uniforms_alpha_is_zero_and_fixed():
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_the_same_seed_draws_the_same_gates(name):
     case = Case(MINIMAL)
-    distribution = Uniform(MINIMAL, [0, 0]) if name == "uniform" else search(SEARCHERS[name], case)
+    distribution = search(SEARCHERS[name], case)
     first, second = (distribution.draw(generator(3)).values for _ in range(2))
     assert torch.equal(first, second)
 

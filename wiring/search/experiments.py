@@ -1,6 +1,6 @@
 """An experiment is data: one frozen dataclass, and the presets, which the command line and the chapters share.
 
->>> replace(PRESETS["p1-quick"], epochs=5, seed=1)
+>>> preset("p1-quick", epochs=5, seed=1)
 """
 
 import json
@@ -8,16 +8,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import torch
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+import pydantic_core
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from wiring.search.searchers import SEARCHERS
 from wiring.supernet.topology import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Topology, topology_name
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+#: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
+LEVELS = {
+    "single": (("training", ("theta", "alpha")),),
+    "bi": (("search", ("alpha",)), ("training", ("theta",))),
+}
 
 
 def _named(topology: Any) -> Any:
@@ -26,6 +35,12 @@ def _named(topology: Any) -> Any:
             raise ValueError(f"no such topology; allowed: {', '.join(TOPOLOGIES)}")
         return TOPOLOGIES[topology]
     return topology
+
+
+def _known_searcher(name: str) -> str:
+    if name not in SEARCHERS:
+        raise ValueError(f"no such searcher; allowed: {', '.join(SEARCHERS)}")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
@@ -39,7 +54,7 @@ class Experiment:
     """
 
     topology: Annotated[Topology, BeforeValidator(_named)] = MINIMAL
-    """the cell: a name (minimal, simplified, darts, control, equal, swapped) or, in Python, any Topology"""
+    """the cell: a name (minimal, simplified, darts) or, in Python, any Topology"""
     cells: Count = 8
     """number of cells"""
     reductions: tuple[int, ...] = ()
@@ -60,13 +75,13 @@ class Experiment:
     flip: bool = True
     """mirror images at random"""
 
-    searcher: Literal["darts", "snas", "dsnas", "dsnas-log-sum", "uniform"] = "dsnas"
+    searcher: Annotated[str, AfterValidator(_known_searcher)] = "dsnas"
     """how gates are drawn from α and what α learns from; the authors' code runs dsnas-log-sum, their paper dsnas"""
     level: Literal["single", "bi"] = "single"
     """bi: θ learns from one half of the images, α from the other"""
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    temperature: Positive = 1.0
     """SNAS: temperature in the first epoch"""
-    final_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    final_temperature: Positive = 1.0
     """SNAS: temperature in the last epoch, reached geometrically"""
     alpha_mean: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 1.0
     """α starts at alpha_mean + alpha_std * N(0, 1)"""
@@ -85,7 +100,7 @@ class Experiment:
     """SGD's momentum"""
     theta_weight_decay: Rate = 3e-4
     """SGD's weight decay"""
-    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    clip: Positive = 5.0
     """largest norm of θ's gradient"""
     alpha_lr: Rate = 3e-4
     """Adam's learning rate for α"""
@@ -112,6 +127,7 @@ DESCRIPTIONS: dict[str, str] = {
 
 
 def to_json(experiment: Experiment) -> str:
+    """Every field, as it is kept in a run's folder."""
     return _ADAPTER.dump_json(experiment, indent=1).decode()
 
 
@@ -125,29 +141,30 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
     return dict(json.loads(to_json(experiment)))
 
 
-def preset(name: str, **changes: Any) -> Experiment:
-    """A preset with some fields changed.
+def preset(name: str | Experiment, **changes: Any) -> Experiment:
+    """A preset, or an experiment of one's own, with some fields changed.
 
     Parameters
     ----------
     name
-        A key of ``PRESETS``.
+        A key of ``PRESETS``, or the experiment itself.
     changes
-        Fields by name, as JSON types (a topology by its name); ``None`` leaves the preset's value.
+        Fields by name; ``None`` leaves the value as it is.
 
     Raises
     ------
     ValueError
         If there is no such preset or field, or a value does not fit (pydantic.ValidationError).
     """
-    if name not in PRESETS:
+    if isinstance(name, str) and name not in PRESETS:
         raise ValueError(f"preset {name!r}: no such preset; allowed: {', '.join(PRESETS)}")
-    return with_fields(PRESETS[name], {field: value for field, value in changes.items() if value is not None})
+    base = PRESETS[name] if isinstance(name, str) else name
+    return with_fields(base, {field: value for field, value in changes.items() if value is not None})
 
 
 def with_fields(experiment: Experiment, fields: Mapping[str, Any]) -> Experiment:
-    """The experiment with these fields, given as JSON types. Raises pydantic.ValidationError."""
-    return from_json(json.dumps(to_dict(experiment) | dict(fields)))
+    """The experiment with these fields, as Python has them or as JSON does. Raises pydantic.ValidationError."""
+    return from_json(pydantic_core.to_json(to_dict(experiment) | dict(fields), inf_nan_mode="constants"))
 
 
 def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -165,8 +182,8 @@ def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
 def changed(experiment: Experiment) -> dict[str, Any]:
     """The fields that differ from the authors' settings for DSNAS (the defaults), as JSON types, a topology by name."""
     authors = to_dict(Experiment())
-    own = {name: value for name, value in to_dict(experiment).items() if value != authors[name]}
-    return own | ({"topology": topology_name(experiment.topology)} if "topology" in own else {})
+    differing = {name: value for name, value in to_dict(experiment).items() if value != authors[name]}
+    return differing | ({"topology": topology_name(experiment.topology)} if "topology" in differing else {})
 
 
 def explain(error: ValidationError) -> str:
@@ -178,116 +195,49 @@ def explain(error: ValidationError) -> str:
     return f"{field} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def check_device(experiment: Experiment) -> None:
-    """Raise ValueError where the experiment's device is not there."""
-    if experiment.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device = 'cuda': this machine has no usable CUDA device; allowed here: cpu")
-
-
-_P1 = Experiment(device="cuda")
-# A twenty-fifth of the authors' steps, so α gets ten times their learning rate.
-_P1_REFERENCE = replace(
-    _P1,
-    device="cpu",
-    image_size=16,
-    images=10_000,
-    crop=2,
-    channels=8,
-    epochs=30,
-    alpha_lr=3e-3,
-)
-# The digits are small: one cell, no mirror images, and slow weights.
-_P1_QUICK = replace(
-    _P1_REFERENCE,
-    data="digits",
-    image_size=None,
-    images=None,
-    crop=1,
-    flip=False,
-    cells=1,
-    epochs=40,
-    batch=64,
-    theta_lr=2e-4,
-    theta_lr_min=2e-4,
-)
-# Several cells, and labels that nothing can be learnt from: then some edges are kept only at the cost of others.
-_P2_QUICK = replace(_P1_QUICK, cells=3, channels=4, label_noise=0.8, epochs=12, alpha_lr=0.02)
-_P3 = replace(_P1, searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
-# An eighth of the authors' steps. Without augmentation the splits part within them.
-_P3_REFERENCE = replace(
-    _P3,
-    device="cpu",
-    image_size=16,
-    images=5_000,
-    crop=0,
-    flip=False,
-    channels=8,
-    epochs=40,
-    batch=64,
-    alpha_lr=1e-2,
-)
-# Fewer images are learnt by heart sooner: another gap between the splits, with as many steps. One cell, to afford it.
-_P3_5000_IMAGES_REFERENCE = replace(_P3_REFERENCE, cells=1)
-_P3_1000_IMAGES_REFERENCE = replace(_P3_5000_IMAGES_REFERENCE, images=1_000, epochs=200)
-# B1 to B3 as the authors measure them: α uniform and never stepped, no skip_connect between the intermediate nodes.
-_FIXED_ALPHA_REFERENCE = replace(
-    _P3_REFERENCE,
-    topology=MINIMAL.without_operations("skip_connect", edge=(2, 3)),
-    alpha_lr=0.0,
-    alpha_std=0.0,
-    epochs=50,
-)
-# The digits are easy: only wrong labels keep what is learnt from one half from serving the other.
-_P3_QUICK = replace(
-    _P3_REFERENCE,
-    data="digits",
-    image_size=None,
-    images=200,
-    label_noise=0.8,
-    cells=1,
-    epochs=60,
-    batch=50,
-    alpha_lr=0.1,
-)
-# The weights alone learn, under random architectures, in one cell, and come to rest.
-_UNIFORM_REFERENCE = replace(_P1_REFERENCE, searcher="uniform", cells=1, epochs=60, theta_lr_min=0.0)
-_INITIAL_REFERENCE = replace(_UNIFORM_REFERENCE, images=5_000, epochs=1, theta_lr=0.0)
-# The same on the digits, and fast enough to classify well.
-_THEOREM2_QUICK = replace(
-    _P1_QUICK,
-    searcher="uniform",
-    topology=MINIMAL.without_operations("none"),
-    crop=0,
-    epochs=12,
-    batch=32,
-    theta_lr=0.05,
-    theta_lr_min=0.001,
-)
-# Nearly three times the edges, so half the cells and steps, and α learns twice as fast.
-_P1_DARTS_CELL_REFERENCE = replace(_P1_REFERENCE, topology=TOPOLOGIES["darts"], cells=4, epochs=15, alpha_lr=6e-3)
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
-PRESETS: dict[str, Experiment] = {
-    "p1-quick": _P1_QUICK,
-    "p1-reference": _P1_REFERENCE,
-    "p1-paper": _P1,
-    "p2-quick": _P2_QUICK,
-    "p3-quick": _P3_QUICK,
-    "p3-reference": _P3_REFERENCE,
-    "p3-paper": _P3,
-    "p3-single-reference": replace(_P3_REFERENCE, level="single"),
-    "fixed-alpha-reference": _FIXED_ALPHA_REFERENCE,
-    "p3-5000-images-reference": _P3_5000_IMAGES_REFERENCE,
-    "p3-1000-images-reference": _P3_1000_IMAGES_REFERENCE,
-    "p3-1000-images-single-reference": replace(_P3_1000_IMAGES_REFERENCE, level="single"),
-    "p1-log-sum-reference": replace(_P1_REFERENCE, searcher="dsnas-log-sum"),
-    "p1-swapped-reference": replace(_P1_REFERENCE, topology=SWAPPED),
-    "p1-darts-cell-reference": _P1_DARTS_CELL_REFERENCE,
-    "p1-one-cell-reference": replace(_P1_REFERENCE, cells=1),
-    "p1-snas-reference": replace(_P1_REFERENCE, cells=1, searcher="snas"),
-    "theorem2-quick": _THEOREM2_QUICK,
-    "initial-reference": _INITIAL_REFERENCE,
-    "uniform-reference": _UNIFORM_REFERENCE,
-    "simplified-reference": replace(_UNIFORM_REFERENCE, topology=TOPOLOGIES["simplified"]),
-    "control-reference": replace(_UNIFORM_REFERENCE, topology=CONTROL),
-    "equal-reference": replace(_UNIFORM_REFERENCE, topology=EQUAL),
-}
+PRESETS: dict[str, Experiment] = {"p1-paper": Experiment(device="cuda")}
+
+
+def _add(name: str, base: str, **changes: Any) -> None:
+    PRESETS[name] = replace(PRESETS[base], **changes)
+
+
+_SMALL: dict[str, Any] = {"device": "cpu", "image_size": 16, "channels": 8}
+_DIGITS: dict[str, Any] = {"data": "digits", "image_size": None, "cells": 1}
+# A twenty-fifth of the authors' steps, so α gets ten times their learning rate.
+_add("p1-reference", "p1-paper", **_SMALL, images=10_000, crop=2, epochs=30, alpha_lr=3e-3)
+# The digits are small: one cell, no mirror images, and slow weights.
+_SLOW: dict[str, Any] = {"batch": 64, "theta_lr": 2e-4, "theta_lr_min": 2e-4}
+_add("p1-quick", "p1-reference", **_DIGITS, **_SLOW, images=None, crop=1, flip=False, epochs=40)
+# Several cells, and labels that nothing can be learnt from: then some edges are kept only at the cost of others.
+_add("p2-quick", "p1-quick", cells=3, channels=4, label_noise=0.8, epochs=12, alpha_lr=0.02)
+_add("p3-paper", "p1-paper", searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
+# An eighth of the authors' steps. Without augmentation the splits part within them.
+_add("p3-reference", "p3-paper", **_SMALL, images=5_000, crop=0, flip=False, epochs=40, batch=64, alpha_lr=1e-2)
+# The digits are easy: only wrong labels keep what is learnt from one half from serving the other.
+_add("p3-quick", "p3-reference", **_DIGITS, images=200, label_noise=0.8, epochs=60, batch=50, alpha_lr=0.1)
+_add("p3-single-reference", "p3-reference", level="single")
+# B1 to B3 as the authors measure them: α uniform and never stepped, no skip_connect between the intermediate nodes.
+_NO_SKIP = MINIMAL.without_operations("skip_connect", edge=(2, 3))
+_add("fixed-alpha-reference", "p3-reference", topology=_NO_SKIP, alpha_lr=0.0, alpha_std=0.0, epochs=50)
+# Fewer images are learnt by heart sooner: another gap between the splits, with as many steps. One cell, to afford it.
+_add("p3-5000-images-reference", "p3-reference", cells=1)
+_add("p3-1000-images-reference", "p3-5000-images-reference", images=1_000, epochs=200)
+_add("p3-1000-images-single-reference", "p3-1000-images-reference", level="single")
+_add("p1-log-sum-reference", "p1-reference", searcher="dsnas-log-sum")
+_add("p1-swapped-reference", "p1-reference", topology=SWAPPED)
+# Nearly three times the edges, so half the cells and steps, and α learns twice as fast.
+_add("p1-darts-cell-reference", "p1-reference", topology=TOPOLOGIES["darts"], cells=4, epochs=15, alpha_lr=6e-3)
+_add("p1-one-cell-reference", "p1-reference", cells=1)
+_add("p1-snas-reference", "p1-one-cell-reference", searcher="snas")
+# The weights alone learn, under random architectures, in one cell, and come to rest.
+_add("uniform-reference", "p1-reference", searcher="uniform", cells=1, epochs=60, theta_lr_min=0.0)
+_add("initial-reference", "uniform-reference", images=5_000, epochs=1, theta_lr=0.0)
+# The same on the digits, and fast enough to classify well.
+_FAST: dict[str, Any] = {"batch": 32, "theta_lr": 0.05, "theta_lr_min": 0.001}
+_NO_NONE = MINIMAL.without_operations("none")
+_add("theorem2-quick", "p1-quick", **_FAST, searcher="uniform", topology=_NO_NONE, crop=0, epochs=12)
+_add("simplified-reference", "uniform-reference", topology=TOPOLOGIES["simplified"])
+_add("control-reference", "uniform-reference", topology=CONTROL)
+_add("equal-reference", "uniform-reference", topology=EQUAL)

@@ -1,0 +1,16 @@
+"""What is run once for several files."""
+
+import pytest
+from command import call
+from short_run import RUN, UNFINISHED, stop_after
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A finished run and one stopped within its last epoch, each of two seeds; only to be read."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        assert call(*RUN, f"--seed={seed}", "--out", str(root / f"finished-{seed}")) == 0
+        stop_after(10, lambda seed=seed: call(*RUN, f"--seed={seed}", "--out", str(root / f"unfinished-{seed}")))
+        assert sorted(path.name for path in (root / f"unfinished-{seed}").iterdir()) == sorted([*UNFINISHED, ".lock"])
+    return root
