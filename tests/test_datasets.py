@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, ImageFolder, cifar
 from torchvision.transforms.v2.functional import resize
 
-from wiring.datasets import DataError, Dataset, Loader, load, sample
+from wiring.datasets import DataError, Dataset, Loader, load_dataset, sample
 
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 UNSCALED = torch.zeros(3), torch.ones(3)
@@ -48,7 +48,7 @@ def multiset(pixels, labels):
 
 def refusal(*arguments, **options):
     with pytest.raises(DataError) as caught:
-        load(*arguments, **options)
+        load_dataset(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -64,7 +64,7 @@ def noise_set(count, height, width, channels=3, seed=0):
 
 
 def test_digits_are_all_of_scikit_learns_images_stretched_to_bytes():
-    digits, source = load("digits"), load_digits()
+    digits, source = load_dataset("digits"), load_digits()
     assert digits.classes == tuple("0123456789")
     assert digits.pixels.dtype == torch.uint8
     assert digits.pixels.shape == (1797, 8, 8, 1)
@@ -73,16 +73,16 @@ def test_digits_are_all_of_scikit_learns_images_stretched_to_bytes():
 
 
 def test_digits_resized_are_torchvisions_antialiased_resize():
-    small, large = load("digits", images=5), load("digits", 12, images=5)
+    small, large = load_dataset("digits", images=5), load_dataset("digits", 12, images=5)
     expected = resize(small.pixels.permute(0, 3, 1, 2), [12, 12], antialias=True).permute(0, 2, 3, 1)
     assert torch.equal(large.pixels, expected)
     assert torch.equal(large.labels, small.labels)
 
 
 def test_subset_of_digits_is_seeded_and_without_duplicates():
-    everything = load("digits")
+    everything = load_dataset("digits")
     whole = multiset(everything.pixels, everything.labels)
-    first, again, other = (load("digits", images=1000, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (load_dataset("digits", images=1000, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.pixels, again.pixels)
     assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.labels, other.labels)
@@ -98,7 +98,7 @@ def test_subset_of_digits_is_seeded_and_without_duplicates():
 @pytest.mark.parametrize("mode", MODES)
 def test_image_folder_gives_pil_s_pixels_under_the_class_folders_names(tmp_path, layout, mode):
     there = tree(tmp_path / layout, ("cat", "ape", "bee"), size=(7, 5), mode=mode)
-    data = load(f"folder:{tmp_path}")
+    data = load_dataset(f"folder:{tmp_path}")
     assert data.classes == ("ape", "bee", "cat")
     assert data.pixels.shape == (9, 5, 7, 3)
     expected = multiset(list(there.values()), [data.classes.index(name) for name, _ in there])
@@ -110,14 +110,14 @@ def test_image_folder_gives_pil_s_pixels_under_the_class_folders_names(tmp_path,
 def test_image_folder_with_train_and_test_reads_train_alone(tmp_path):
     there = tree(tmp_path / "train")
     tree(tmp_path / "test", ("other", "third"))
-    data = load(f"folder:{tmp_path}")
+    data = load_dataset(f"folder:{tmp_path}")
     assert multiset(data.pixels, data.labels) == multiset(list(there.values()), [0, 0, 0, 1, 1, 1])
 
 
 def test_image_size_resizes_images_of_different_sizes_as_pil_does(tmp_path):
     picture(tmp_path / "a/odd.png", 1, (11, 6))
     picture(tmp_path / "b/grey.png", 2, (3, 17), "L")
-    data = load(f"folder:{tmp_path}", image_size=9)
+    data = load_dataset(f"folder:{tmp_path}", image_size=9)
     assert data.pixels.shape == (2, 9, 9, 3)
     files = [tmp_path / "a/odd.png", tmp_path / "b/grey.png"]
     expected = [np.asarray(Image.open(f).convert("RGB").resize((9, 9), Image.Resampling.BILINEAR)) for f in files]
@@ -127,22 +127,22 @@ def test_image_size_resizes_images_of_different_sizes_as_pil_does(tmp_path):
 def test_subset_of_an_image_folder_is_seeded_without_duplicates_and_alone_decoded(tmp_path):
     there = tree(tmp_path, each=8)
     whole = multiset(list(there.values()), [0] * 8 + [1] * 8)
-    first, again = (load(f"folder:{tmp_path}", images=7, seed=5) for _ in range(2))
+    first, again = (load_dataset(f"folder:{tmp_path}", images=7, seed=5) for _ in range(2))
     assert torch.equal(first.pixels, again.pixels)
     drawn = multiset(first.pixels, first.labels)
     assert len(set(drawn)) == 7
     assert set(drawn) <= set(whole)
-    assert len({tuple(load(f"folder:{tmp_path}", images=7, seed=s).labels.tolist()) for s in range(6)}) > 1
+    assert len({tuple(load_dataset(f"folder:{tmp_path}", images=7, seed=s).labels.tolist()) for s in range(6)}) > 1
     unused = next(f for f, image in there.items() if image.tobytes() not in {image for _, image in drawn})
     tmp_path.joinpath(*unused).write_text("no image")
-    assert multiset(load(f"folder:{tmp_path}", images=7, seed=5).pixels, first.labels) == drawn
+    assert multiset(load_dataset(f"folder:{tmp_path}", images=7, seed=5).pixels, first.labels) == drawn
 
 
 def test_paths_with_spaces_umlauts_and_nested_folders_work(tmp_path):
     root = tmp_path / "my bïlder"
     picture(root / "a a/deep/er/x.png", 1)
     picture(root / "b/y.PNG", 2)
-    assert load(f"folder:{root}").classes == ("a a", "b")
+    assert load_dataset(f"folder:{root}").classes == ("a a", "b")
 
 
 # CIFAR-10
@@ -153,7 +153,7 @@ def test_cifar10_is_found_as_an_image_tree_in_wiring_data(tmp_path, monkeypatch,
     there = tree(tmp_path / place, size=(6, 6))
     monkeypatch.setenv("WIRING_DATA", str(tmp_path))
     monkeypatch.setattr(cifar, "download_and_extract_archive", None)  # a call would fail
-    data = load("cifar10")
+    data = load_dataset("cifar10")
     assert data.classes == ("ape", "bee")
     assert "CIFAR-10" in data.name
     assert multiset(data.pixels, data.labels) == multiset(list(there.values()), [0, 0, 0, 1, 1, 1])
@@ -198,7 +198,7 @@ def test_cifar10_batches_with_right_checksums_are_read(tmp_path, monkeypatch):
         monkeypatch.setattr(CIFAR10, part, [(name, sums[name]) for name, _ in getattr(CIFAR10, part)])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums[CIFAR10.meta["filename"]]})
     monkeypatch.setenv("WIRING_DATA", str(tmp_path))
-    data = load("cifar10")
+    data = load_dataset("cifar10")
     assert data.classes == tuple("abcdefghij")
     expected = np.concatenate(list(planes.values())).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     assert multiset(data.pixels, data.labels) == multiset(expected, [1, 9, 0, 1] * 5)

@@ -22,7 +22,6 @@ from wiring.search.experiments import (
     PRESETS,
     Experiment,
     changed,
-    check_device,
     explain,
     from_texts,
     preset,
@@ -30,6 +29,7 @@ from wiring.search.experiments import (
     with_fields,
 )
 from wiring.search.loop import DeviceFailed, run
+from wiring.search.preflight import preflight
 from wiring.search.records import is_done
 from wiring.search.signals import Stopped, raised
 from wiring.search.sweeps import check_table, experiments, places, run_name, runs, sweep, write_table
@@ -149,7 +149,7 @@ def _sweep(options: argparse.Namespace) -> int:
         folders = experiments(options.name, grid, out)
         if options.cluster is None:  # its workers may have other devices
             for experiment in folders.values():
-                check_device(experiment)
+                preflight(experiment)
         total, tasks, room = len(folders), runs(folders), min(map(places, folders.values()))
     else:
         from wiring.chapters import chapters, reruns

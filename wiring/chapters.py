@@ -110,7 +110,7 @@ def check(name: str, given: Mapping[str, str]) -> dict[str, Any]:
         # not in a kernel. One image tells whether the data set is there.
         chosen = values.get("preset", ast.literal_eval(there["preset"].default))
         experiment = preset(chosen, **{key: value for key, value in values.items() if key in DESCRIPTIONS})
-        datasets.load(experiment.data, experiment.image_size, images=1)
+        datasets.load_dataset(experiment.data, experiment.image_size, images=1)
     return values
 
 

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from wiring.supernet.operations import Images
 
 Labels = Int64[Tensor, " image"]
-Pixels = UInt8[Tensor, "image height width channel"]
-
+#: As they are stored; :data:`Images` are what the supernet sees.
+RawImages = UInt8[Tensor, "image height width channel"]
 
 #: Pillow's modes of eight bits a channel; deeper ones would be clipped without a word.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
@@ -53,7 +53,7 @@ class Dataset:
 
     name: str
     classes: tuple[str, ...]
-    pixels: Pixels
+    pixels: RawImages
     labels: Labels
 
     def __len__(self) -> int:
@@ -81,6 +81,12 @@ class Dataset:
         labels = self.labels.clone()
         labels[noisy] = torch.randint(len(self.classes), noisy.shape, generator=generator).to(labels.device)
         return replace(self, labels=labels)
+
+
+def check_batch(batch: int, images: int, name: str) -> None:
+    """Raise DataError where the images of a split, so many of that data set, fill no batch."""
+    if images < batch:
+        raise DataError(f"batch = {batch}: more than the {images} images of a split of {name}")
 
 
 class Loader:
@@ -119,8 +125,7 @@ class Loader:
         flip: bool,
         generator: torch.Generator,
     ) -> None:
-        if len(dataset) < batch:
-            raise DataError(f"batch = {batch}: more than the {len(dataset)} images of a split of {dataset.name}")
+        check_batch(batch, len(dataset), dataset.name)
         self.dataset, self.batch, self.crop, self.flip, self.generator = dataset, batch, crop, flip, generator
         self.height, self.width = dataset.pixels.shape[1:3]
         # One border for the whole data set instead of one for each batch.
@@ -147,13 +152,15 @@ class Loader:
         return ((pixels.float() - self._mean) / self._deviation).permute(0, 3, 1, 2)
 
 
-def load(name: str, image_size: int | None = None, images: int | None = None, seed: int = 0) -> Dataset:
-    """Load a data set by name.
+def load_dataset(
+    data: str | Dataset, image_size: int | None = None, images: int | None = None, seed: int = 0
+) -> Dataset:
+    """Load a data set by name, or take one that is in memory, and bring it to the wanted size.
 
     Parameters
     ----------
-    name
-        ``digits``, ``cifar10`` or ``folder:PATH``.
+    data
+        ``digits``, ``cifar10``, ``folder:PATH``, or the images themselves.
     image_size
         Resize to squares of that many pixels; ``None`` keeps the size.
     images
@@ -164,20 +171,41 @@ def load(name: str, image_size: int | None = None, images: int | None = None, se
     Raises
     ------
     DataError
-        If there is no such data set, or its files are missing, broken or not all of one size.
+        If there is no such data set, or its files are missing, broken or not all of one size, or what is in memory is
+        no data set.
     """
-    if name == "digits":
+    if isinstance(data, Dataset):
+        _check(data)
+        source = data.at(_subset(len(data), images, seed, data.name))
+    elif data == "digits":
         source = _digits(seed, images)
-    elif name == "cifar10":
+    elif data == "cifar10":
         source = _cifar10(seed, images, image_size)
-    elif name.startswith("folder:") and name != "folder:":
-        path = Path(os.path.expanduser(name.removeprefix("folder:")))
+    elif data.startswith("folder:") and data != "folder:":
+        path = Path(os.path.expanduser(data.removeprefix("folder:")))
         source = _folder(path, f"image folder {path.name}", seed, images, image_size)
     else:
-        raise DataError(f"data = {name!r}: no such data set; allowed: digits, cifar10, folder:PATH")
+        raise DataError(f"data = {data!r}: no such data set; allowed: digits, cifar10, folder:PATH")
     if image_size is not None and source.pixels.shape[1:3] != (image_size, image_size):
         source = replace(source, pixels=_resized(source.pixels, image_size))
     return source
+
+
+def _check(dataset: Dataset) -> None:
+    """Raise DataError where the tensors are not what a data set's have to be."""
+    pixels, labels, classes = dataset.pixels, dataset.labels, len(dataset.classes)
+    if pixels.dtype != torch.uint8 or pixels.dim() != 4:
+        raise DataError(
+            f"{dataset.name}: pixels are {pixels.dtype} of shape {tuple(pixels.shape)}; "
+            "allowed: torch.uint8 of shape (images, height, width, channels)"
+        )
+    if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
+        raise DataError(
+            f"{dataset.name}: labels are {labels.dtype} of shape {tuple(labels.shape)}; "
+            f"allowed: torch.int64, one for each of the {len(pixels)} images"
+        )
+    if not ((labels >= 0) & (labels < classes)).all():
+        raise DataError(f"{dataset.name}: labels from {labels.min()} to {labels.max()}; allowed: 0 to {classes - 1}")
 
 
 def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tensor, " chosen"]:
@@ -257,7 +285,7 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
     return Dataset(name, tuple(tree.classes), torch.from_numpy(np.stack(pixels)), labels)
 
 
-def _resized(pixels: Pixels, size: int) -> UInt8[Tensor, "image size size channel"]:
+def _resized(pixels: RawImages, size: int) -> UInt8[Tensor, "image size size channel"]:
     from torchvision.transforms.v2.functional import resize
 
     parts = [resize(part.permute(0, 3, 1, 2), [size, size], antialias=True) for part in pixels.split(4096)]
@@ -269,9 +297,9 @@ def sample(
 ) -> tuple[Float[Tensor, "image channel height width"], Labels]:
     """A batch of randomly drawn images, normalised, in double precision, with its labels: to check identities on.
 
-    Raises DataError as :func:`load`.
+    Raises DataError as :func:`load_dataset`.
     """
-    dataset = load(name, size, images, seed)
+    dataset = load_dataset(name, size, images, seed)
     random = torch.Generator().manual_seed(seed)
     loader = Loader(dataset, dataset.moments(), images, crop=0, flip=False, generator=random)
     pixels, labels = next(iter(loader))

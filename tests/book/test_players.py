@@ -71,7 +71,7 @@ def test_the_explorers_costs_are_those_measured_afresh(state):
 
 def test_the_explorer_starts_from_its_experiments_initial_weights():
     e = explorer.EXPERIMENT
-    supernet = Search(e, explorer.datasets.load(e.data, e.image_size, e.images, e.seed)).supernet
+    supernet = Search(e, explorer.datasets.load_dataset(e.data, e.image_size, e.images, e.seed)).supernet
     assert e.topology == MINIMAL
     for stored, own in zip(explorer.weights("initial"), supernet.parameters(), strict=True):
         torch.testing.assert_close(stored, own.detach())

@@ -76,7 +76,7 @@ def test_the_bi_level_claims_agree_with_a_plain_recount():
 def test_first_epoch_of_a_reference_run_repeats():
     recorded = load(RUNS[0])
     e = recorded.experiment
-    search = Search(e, datasets.load(e.data, e.image_size, e.images, e.seed))
+    search = Search(e, datasets.load_dataset(e.data, e.image_size, e.images, e.seed))
     for _ in search.run_epoch():
         pass
     again = search.record()

@@ -52,7 +52,9 @@ def digest(record):
 
 
 def start(experiment):
-    return Search(experiment, datasets.load(experiment.data, experiment.image_size, experiment.images, experiment.seed))
+    return Search(
+        experiment, datasets.load_dataset(experiment.data, experiment.image_size, experiment.images, experiment.seed)
+    )
 
 
 @cache

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -18,6 +17,13 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+#: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
+LEVELS = {
+    "single": (("training", ("theta", "alpha")),),
+    "bi": (("search", ("alpha",)), ("training", ("theta",))),
+}
 
 
 def _named(topology: Any) -> Any:
@@ -176,12 +182,6 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"{field}: no such field; allowed: {', '.join(DESCRIPTIONS)}"
     return f"{field} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
-
-
-def check_device(experiment: Experiment) -> None:
-    """Raise ValueError where the experiment's device is not there."""
-    if experiment.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device = 'cuda': this machine has no usable CUDA device; allowed here: cpu")
 
 
 _P1 = Experiment(device="cuda")

@@ -30,18 +30,12 @@ from wiring import datasets
 from wiring.costs.probe import CostProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader
 from wiring.search import records, signals
-from wiring.search.experiments import Experiment, check_device, to_json
+from wiring.search.experiments import LEVELS, Experiment, to_json
+from wiring.search.preflight import preflight
 from wiring.search.records import GROUPS, Record, RecordError
 from wiring.search.searchers import SEARCHERS, Searcher, Uniform, dropped
 from wiring.supernet.network import Supernet
 from wiring.supernet.operations import Images
-
-#: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
-LEVELS = {
-    "single": (("training", ("theta", "alpha")),),
-    "bi": (("search", ("alpha",)), ("training", ("theta",))),
-}
-
 
 #: Where the weights are drawn: torch's global generator, which the threads of a process share.
 _WEIGHTS = threading.Lock()
@@ -69,7 +63,7 @@ class Search:
     experiment
         What to run.
     dataset
-        Its images (:func:`wiring.datasets.load`).
+        Its images (:func:`wiring.datasets.load_dataset`).
     """
 
     def __init__(self, experiment: Experiment, dataset: Dataset) -> None:
@@ -280,10 +274,10 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
         records.check_run(path, experiment)
         if records.is_done(path):
             return records.load(path)
-    check_device(experiment)
+    preflight(experiment)
     keep_memory()
     with _threads(experiment.threads), _explained(experiment):
-        dataset = datasets.load(experiment.data, experiment.image_size, experiment.images, experiment.seed)
+        dataset = datasets.load_dataset(experiment.data, experiment.image_size, experiment.images, experiment.seed)
         search = Search(experiment, dataset)
         if path is None:
             _finish(search, None)

@@ -60,7 +60,7 @@ def weights(state: str, path: Path = PATH) -> list[Tensor]:
 def make(path: Path = PATH) -> None:
     """Train, measure both states and write them."""
     e = EXPERIMENT
-    search = Search(e, datasets.load(e.data, e.image_size, e.images, e.seed))
+    search = Search(e, datasets.load_dataset(e.data, e.image_size, e.images, e.seed))
     arrays = {}
     for state in STATES:
         if state == "trained":
