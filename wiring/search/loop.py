@@ -450,7 +450,3 @@ def _summary(search: Search) -> dict[str, str]:
         "accuracy": f"{correct / count:.3f}",
         "dropped": f"{dropped(probability).sum()}/{dropped(probability).size}",
     }
-
-
-def log_epochs() -> None:
-    """Stands here until the real one does."""
