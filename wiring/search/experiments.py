@@ -1,6 +1,6 @@
 """An experiment is data: one frozen dataclass, and the presets, which the command line and the chapters share.
 
->>> replace(PRESETS["p1-quick"], epochs=5, seed=1)
+>>> preset("p1-quick", epochs=5, seed=1)
 """
 
 import json
@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+import pydantic_core
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from wiring.search.searchers import SEARCHERS
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete, topology_name
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
@@ -32,6 +35,12 @@ def _named(topology: Any) -> Any:
             raise ValueError(f"no such topology; allowed: {', '.join(TOPOLOGIES)}")
         return TOPOLOGIES[topology]
     return topology
+
+
+def _known_searcher(name: str) -> str:
+    if name not in SEARCHERS:
+        raise ValueError(f"no such searcher; allowed: {', '.join(SEARCHERS)}")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
@@ -66,13 +75,13 @@ class Experiment:
     flip: bool = True
     """mirror images at random"""
 
-    searcher: Literal["darts", "snas", "dsnas", "dsnas-log-sum", "uniform"] = "dsnas"
+    searcher: Annotated[str, AfterValidator(_known_searcher)] = "dsnas"
     """how gates are drawn from α and what α learns from; the authors' code runs dsnas-log-sum, their paper dsnas"""
     level: Literal["single", "bi"] = "single"
     """bi: θ learns from one half of the images, α from the other"""
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    temperature: Positive = 1.0
     """SNAS: temperature in the first epoch"""
-    final_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    final_temperature: Positive = 1.0
     """SNAS: temperature in the last epoch, reached geometrically"""
     alpha_mean: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 1.0
     """α starts at alpha_mean + alpha_std * N(0, 1)"""
@@ -91,7 +100,7 @@ class Experiment:
     """SGD's momentum"""
     theta_weight_decay: Rate = 3e-4
     """SGD's weight decay"""
-    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    clip: Positive = 5.0
     """largest norm of θ's gradient"""
     alpha_lr: Rate = 3e-4
     """Adam's learning rate for α"""
@@ -118,6 +127,7 @@ DESCRIPTIONS: dict[str, str] = {
 
 
 def to_json(experiment: Experiment) -> str:
+    """Every field, as it is kept in a run's folder."""
     return _ADAPTER.dump_json(experiment, indent=1).decode()
 
 
@@ -131,29 +141,30 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
     return dict(json.loads(to_json(experiment)))
 
 
-def preset(name: str, **changes: Any) -> Experiment:
-    """A preset with some fields changed.
+def preset(name: str | Experiment, **changes: Any) -> Experiment:
+    """A preset, or an experiment of one's own, with some fields changed.
 
     Parameters
     ----------
     name
-        A key of ``PRESETS``.
+        A key of ``PRESETS``, or the experiment itself.
     changes
-        Fields by name, as JSON types (a topology by its name); ``None`` leaves the preset's value.
+        Fields by name; ``None`` leaves the value as it is.
 
     Raises
     ------
     ValueError
         If there is no such preset or field, or a value does not fit (pydantic.ValidationError).
     """
-    if name not in PRESETS:
+    if isinstance(name, str) and name not in PRESETS:
         raise ValueError(f"preset {name!r}: no such preset; allowed: {', '.join(PRESETS)}")
-    return with_fields(PRESETS[name], {field: value for field, value in changes.items() if value is not None})
+    base = PRESETS[name] if isinstance(name, str) else name
+    return with_fields(base, {field: value for field, value in changes.items() if value is not None})
 
 
 def with_fields(experiment: Experiment, fields: Mapping[str, Any]) -> Experiment:
-    """The experiment with these fields, given as JSON types. Raises pydantic.ValidationError."""
-    return from_json(json.dumps(to_dict(experiment) | dict(fields)))
+    """The experiment with these fields, as Python has them or as JSON does. Raises pydantic.ValidationError."""
+    return from_json(pydantic_core.to_json(to_dict(experiment) | dict(fields), inf_nan_mode="constants"))
 
 
 def settings(experiment: Experiment) -> dict[str, Any]:
@@ -178,16 +189,7 @@ def explain(error: ValidationError) -> str:
 
 _P1 = Experiment(device="cuda")
 # A twenty-fifth of the authors' steps, so α gets ten times their learning rate.
-_P1_REFERENCE = replace(
-    _P1,
-    device="cpu",
-    image_size=16,
-    images=10_000,
-    crop=2,
-    channels=8,
-    epochs=30,
-    alpha_lr=3e-3,
-)
+_P1_REFERENCE = replace(_P1, device="cpu", image_size=16, images=10_000, crop=2, channels=8, epochs=30, alpha_lr=3e-3)
 # The digits are small: one cell, no mirror images, and slow weights.
 _P1_QUICK = replace(
     _P1_REFERENCE,
@@ -207,16 +209,7 @@ _P2_QUICK = replace(_P1_QUICK, cells=3, channels=4, label_noise=0.8, epochs=12, 
 _P3 = replace(_P1, searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
 # An eighth of the authors' steps. Without augmentation the splits part within them.
 _P3_REFERENCE = replace(
-    _P3,
-    device="cpu",
-    image_size=16,
-    images=5_000,
-    crop=0,
-    flip=False,
-    channels=8,
-    epochs=40,
-    batch=64,
-    alpha_lr=1e-2,
+    _P3, device="cpu", image_size=16, images=5_000, crop=0, flip=False, channels=8, epochs=40, batch=64, alpha_lr=1e-2
 )
 # Fewer images are learnt by heart sooner: another gap between the splits, with as many steps. One cell, to afford it.
 _P3_5000_IMAGES_REFERENCE = replace(_P3_REFERENCE, cells=1)

@@ -1,17 +1,20 @@
 """The search: θ and α trained together, on the same images (single-level) or on two halves (bi-level).
 
->>> record = run(PRESETS["p1-quick"])                    # in memory
->>> record = run(PRESETS["p1-reference"], "runs/p1")     # on disk, and resumed where it stopped, to the same bits
+>>> record = run("p1-quick", seed=1)              # in memory
+>>> record = run("p1-reference", "runs/p1")       # on disk, and resumed where it stopped, to the same bits
+>>> record = run("p1-quick", dataset=my_dataset)  # on tensors
 """
 
 import ctypes
 import hashlib
+import logging
 import platform
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -26,17 +29,18 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from wiring import datasets
 from wiring.costs.probe import CostProbe, Statistics
-from wiring.datasets import Dataset, Labels, Loader
+from wiring.datasets import Dataset, Labels, Loader, load_dataset
 from wiring.search import records, signals
-from wiring.search.experiments import LEVELS, Experiment, to_json
+from wiring.search.experiments import LEVELS, Experiment, preset, to_json
 from wiring.search.preflight import preflight
 from wiring.search.records import GROUPS, Record, RecordError
-from wiring.search.searchers import SEARCHERS, Searcher, Uniform, dropped
+from wiring.search.searchers import SEARCHERS, dropped
 from wiring.supernet.network import Supernet
-from wiring.supernet.operations import Images
+from wiring.supernet.operations import NAMES, Images
 
+#: Says one line an epoch (:func:`log_epochs`).
+_LOG = logging.getLogger("wiring")
 #: Where the weights are drawn: torch's global generator, which the threads of a process share.
 _WEIGHTS = threading.Lock()
 
@@ -88,7 +92,8 @@ class Search:
             channels = dataset.pixels.shape[-1]
             supernet = Supernet(e.topology, e.cells, e.channels, len(dataset.classes), channels, e.reductions)
         self.supernet = supernet.to(self.device)
-        self.searcher = _searcher(e, supernet.cell_types).to(self.device)
+        start = e.alpha_mean, e.alpha_std, generator(e.seed, "alpha")
+        self.searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start).to(self.device)
         # Collecting them from the modules anew would cost a tenth of a step on small images.
         self.theta = theta = list(self.supernet.parameters())
         alpha = self.searcher.alpha
@@ -122,15 +127,15 @@ class Search:
         """
         e = self.experiment
         progress = self.epoch / max(1, e.epochs - 1)
-        temperature = e.temperature * (e.final_temperature / e.temperature) ** progress
+        self.searcher.anneal(e.temperature * (e.final_temperature / e.temperature) ** progress)
         # The steps that are done already draw their order, crops and flips again.
         self.generators["batches"].set_state(self.shuffle)
         remaining = islice(zip(*self.loaders.values(), strict=False), self.step, None)
         with CostProbe(self.supernet) as probe:
             for batches in remaining:
-                for (_, learners), own, (images, labels) in zip(self.phases, self.measured, batches, strict=True):
-                    sums = self._learn(images, labels, learners, temperature, probe)
-                    own.update(self.step, sums, probe.costs, probe.cell_costs)
+                for (_, learners), measured, (images, labels) in zip(self.phases, self.measured, batches, strict=True):
+                    sums = self._learn(images, labels, learners, probe)
+                    measured.update(self.step, sums, probe.costs, probe.cell_costs)
                 self.step += 1
                 yield
         self.check_finite()
@@ -138,15 +143,15 @@ class Search:
         self.epoch += 1
         self._remember_alpha()
         for name in ("cost", "cell_cost"):
-            results = [getattr(own, name).result() for own in self.measured]
+            results = [getattr(measured, name).result() for measured in self.measured]
             for key in results[0]:
                 self._remember(f"{name}_{key}", torch.stack([result[key] for result in results]))
-        self._remember("sums", torch.stack([own.sums for own in self.measured]).cpu())
+        self._remember("sums", torch.stack([measured.sums for measured in self.measured]).cpu())
         self._begin_epoch()
 
     def check_finite(self) -> None:
         """Raise Diverged if a loss or cost of the epoch so far was not finite; waits for the device."""
-        bad = ~torch.stack([own.totals for own in self.measured]).isfinite().all(0)
+        bad = ~torch.stack([measured.totals for measured in self.measured]).isfinite().all(0)
         if bad.any():
             e, first = self.experiment, int(bad.int().argmax()) + 1
             raise Diverged(
@@ -161,7 +166,7 @@ class Search:
         self.measured: Any = nn.ModuleList(measured).to(self.device)
 
     def _learn(
-        self, images: Images, labels: Labels, learners: tuple[str, ...], temperature: float, probe: CostProbe
+        self, images: Images, labels: Labels, learners: tuple[str, ...], probe: CostProbe
     ) -> Float[Tensor, "group quantity"]:
         """One forward and backward pass and the learners' updates; returns the batch's sums (see ``_sums``)."""
         # Where θ does not learn, its gradient is not computed either; the costs are.
@@ -169,7 +174,7 @@ class Search:
             parameter.requires_grad_("theta" in learners)
             parameter.grad = None
         self.searcher.alpha.grad = None
-        gates = self.searcher.draw(self.generators["architectures"], temperature)
+        gates = self.searcher.draw(self.generators["architectures"])
         with torch.autocast(self.device.type, torch.bfloat16) if self.experiment.bf16 else nullcontext():
             logits = self.supernet(images, gates).float()
         losses = F.cross_entropy(logits, labels, reduction="none")
@@ -192,6 +197,7 @@ class Search:
         """The search's whole state, of tensors and plain values only."""
         return {
             "experiment": to_json(self.experiment),
+            "operations": list(NAMES),
             "epoch": self.epoch,
             "step": self.step,
             "measured": self.measured.state_dict(),
@@ -201,22 +207,26 @@ class Search:
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "schedule": self.schedule.state_dict(),
             # The order, crops and flips of an epoch follow from where it began.
-            "generators": {name: own.get_state() for name, own in self.generators.items()} | {"batches": self.shuffle},
+            "generators": {
+                "batches": self.shuffle,
+                "architectures": self.generators["architectures"].get_state(),
+            },
             "history": self.history,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raises ValueError if it is another experiment's."""
+        """Go on from a state. Raises ValueError if it is another experiment's, or of other operations."""
         if state["experiment"] != to_json(self.experiment):
             raise ValueError("the checkpoint belongs to another experiment")
+        records.check_operations(state)
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
         self.supernet.load_state_dict(state["supernet"])
         self.searcher.load_state_dict(state["distribution"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.schedule.load_state_dict(state["schedule"])
-        for name, own in self.generators.items():
-            own.set_state(state["generators"][name])
+        for name, random in self.generators.items():
+            random.set_state(state["generators"][name])
         self._begin_epoch()
         self.step = state["step"]
         self.measured.load_state_dict(state["measured"])
@@ -231,6 +241,7 @@ class Search:
     def _provenance(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         return {
+            "operations": list(NAMES),
             "data": self.data_name,
             "images": {split: len(loader.dataset) for split, loader in self.loaders.items()},
             "device": f"{self.device.type} ({name})",
@@ -244,22 +255,32 @@ class Search:
         }
 
 
-def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
+def run(
+    experiment: Experiment | str,
+    folder: Path | str | None = None,
+    *,
+    dataset: Dataset | None = None,
+    **changes: Any,
+) -> Record:
     """Run a search to its end, showing progress on a terminal.
 
     Parameters
     ----------
     experiment
-        What to run.
+        What to run, or the name of a preset.
     folder
         Where to keep it. An unfinished run of the same experiment there is resumed where it was saved, after an epoch
         or after the step in which a signal stopped it, a finished one is read. ``None`` keeps nothing.
+    dataset
+        Images in memory, to be used in place of the experiment's ``data``, which becomes their name.
+    changes
+        Fields of the experiment to change (:func:`wiring.preset`).
 
     Raises
     ------
     ValueError
-        Before anything is written: no such device or data set (:class:`wiring.datasets.DataError`), or the folder
-        holds something else or a damaged run, or another process runs there (:class:`wiring.RecordError`).
+        Before anything is written: what :func:`wiring.search.preflight.preflight` refuses, or the folder holds
+        something else or a damaged run, or another process runs there (:class:`wiring.RecordError`).
     Diverged
         If the loss or a cost stops being a number; the last checkpoint stays.
     DeviceFailed
@@ -269,21 +290,22 @@ def run(experiment: Experiment, folder: Path | str | None = None) -> Record:
     wiring.search.signals.Stopped
         If Ctrl-C or SIGTERM stopped it, in a process' main thread; its step is done and saved.
     """
+    e = preset(experiment, **changes)
+    if dataset is not None:
+        e = replace(e, data=dataset.name)
     path = None if folder is None else Path(folder)
     if path is not None:
-        records.check_run(path, experiment)
+        records.check_run(path, e)
         if records.is_done(path):
             return records.load(path)
-    preflight(experiment)
-    keep_memory()
-    with _threads(experiment.threads), _explained(experiment):
-        dataset = datasets.load_dataset(experiment.data, experiment.image_size, experiment.images, experiment.seed)
-        search = Search(experiment, dataset)
+    preflight(e, dataset=dataset)
+    with _threads(e.threads), _explained(e):
+        search = Search(e, load_dataset(e.data if dataset is None else dataset, e.image_size, e.images, e.seed))
         if path is None:
             _finish(search, None)
             return search.record()
         with records.locked(path):
-            records.open_run(path, experiment)
+            records.open_run(path, e)
             # Another process may have run it in the meantime.
             if not records.is_done(path):
                 _resume(search, path)
@@ -312,6 +334,7 @@ def _finish(search: Search, folder: Path | None) -> None:
         if folder is not None:
             records.save_checkpoint(folder, search.state_dict())
 
+    name = "search" if folder is None else folder.name
     with signals.kept() as arrived, tqdm(total=epochs * steps, initial=done, disable=None, unit="step") as bar:
         while search.epoch < epochs and not arrived:
             bar.set_description(f"epoch {search.epoch + 1}/{epochs}")
@@ -320,9 +343,11 @@ def _finish(search: Search, folder: Path | None) -> None:
                 if arrived and search.step < steps:  # after its last step an epoch is closed first
                     search.check_finite()
                     break
-            else:
-                bar.set_postfix(_summary(search))
             save()
+            if search.step == 0:
+                bar.set_postfix_str(summary := _summary(search))
+                left = tqdm.format_interval(search.seconds / search.epoch * (epochs - search.epoch))
+                _LOG.info("%s: epoch %d/%d, %s, %s left", name, search.epoch, epochs, summary, left)
     if arrived:
         raise signals.Stopped(arrived[0])
 
@@ -345,11 +370,28 @@ def _explained(e: Experiment) -> Iterator[None]:
         raise
 
 
+class _Stderr(logging.Handler):
+    """Writes to what is the standard error at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def log_epochs() -> None:
+    """Let every search of this process say one line an epoch on the standard error, unless that is a terminal.
+
+    There a bar shows it. The lines are logged by the logger ``wiring``; who wants them elsewhere handles it.
+    """
+    if not _LOG.handlers and not sys.stderr.isatty():
+        _LOG.addHandler(_Stderr())
+        _LOG.setLevel(logging.INFO)
+
+
 def keep_memory() -> bool:
     """Let the C library keep what a step frees for the next step, until the process ends; False where it cannot.
 
     Given back to the system, every page would have to be faulted in again: on a CPU a tenth of a step. Only glibc has
-    the setting.
+    the setting. It is for programs of ours; :func:`run` leaves its caller's memory alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     trim_threshold, mmap_threshold = -1, -3
@@ -366,13 +408,6 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _searcher(e: Experiment, cell_types: list[int]) -> Searcher:
-    searcher = SEARCHERS[e.searcher]
-    if issubclass(searcher, Uniform):
-        return searcher(e.topology, cell_types)
-    return searcher(e.topology, cell_types, e.alpha_mean, e.alpha_std, generator(e.seed, "alpha"))
 
 
 class _Measured(nn.Module):
@@ -425,28 +460,14 @@ def _sums(
 
 def _scalars(sums: np.ndarray, splits: list[str]) -> pd.DataFrame:
     """Tidy means from sums of shape (epochs, splits, groups, 5)."""
-    rows = [
-        {"epoch": epoch + 1, "split": split, "group": group, "images": int(count)}
-        | dict(
-            zip(
-                ("accuracy", "loss", "entropy", "cost"),
-                (totals / count if count else totals * np.nan),
-                strict=True,
-            )
-        )
-        for epoch, of_splits in enumerate(sums)
-        for split, of_groups in zip(splits, of_splits, strict=True)
-        for group, (count, *rest) in zip(GROUPS, of_groups, strict=True)
-        for totals in [np.array(rest)]
-    ]
-    return pd.DataFrame(rows)
+    axes = {"epoch": range(1, len(sums) + 1), "split": splits, "group": GROUPS}
+    rows = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
+    table = pd.DataFrame(sums.reshape(len(rows), -1), rows, ["images", "accuracy", "loss", "entropy", "cost"])
+    means = table.iloc[:, 1:].div(table["images"], axis=0)  # of no images NaN
+    return means.assign(images=table["images"].astype(int))[table.columns].reset_index()
 
 
-def _summary(search: Search) -> dict[str, str]:
+def _summary(search: Search) -> str:
     count, correct, loss, *_ = search.history["sums"][-1].sum(0)[0].tolist()
-    probability = search.history["probability"][-1].numpy()
-    return {
-        "loss": f"{loss / count:.3f}",
-        "accuracy": f"{correct / count:.3f}",
-        "dropped": f"{dropped(probability).sum()}/{dropped(probability).size}",
-    }
+    edges = dropped(search.history["probability"][-1].numpy())
+    return f"loss {loss / count:.3f}, accuracy {correct / count:.3f}, edges dropped {edges.sum()}/{edges.size}"

@@ -20,9 +20,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -33,9 +34,11 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from wiring.search.experiments import PRESETS, Experiment, explain, from_json, to_dict, to_json
+from wiring.search.experiments import LEVELS, PRESETS, Experiment, explain, from_json, to_dict, to_json
+from wiring.supernet.operations import NAMES
 
-#: Raised by one whenever a record of an older format would be misread. In format 1 the provenance had no checksum.
+#: Raised by one whenever a record of an older format would be misread. Format 1, which is read too, has no checksum of
+#: the provenance.
 FORMAT = 2
 #: A checkpoint is this line, torch's archive, and the SHA-256 of both; its number is raised like ``FORMAT``.
 CHECKPOINT = b"wiring checkpoint 2\n"
@@ -51,6 +54,13 @@ LARGEST = {
 }
 #: The groups of images that scalars are given for: all, and split by whether the logits' maximum is the label.
 GROUPS = ("all", "correct", "wrong")
+#: The rows of α, by :attr:`wiring.Supernet.cell_types`.
+CELL_TYPES = ("normal", "reduction")
+#: The operations of the records and checkpoints that do not name theirs.
+OPERATIONS_BEFORE_NAMES = (
+    *("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"),
+    *("sep_conv_3x3", "dil_conv_3x3", "dil_conv_5x5", "sep_conv_5x5"),
+)
 
 #: The records that the book shows.
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
@@ -77,13 +87,41 @@ class Record:
         ``cost_mean``, ``cost_min``, ``cost_max``, ``cost_count``, shape (epochs, splits, cells, edges,
         operations), NaN where an operation was never sampled; ``cell_cost_*``, shape (epochs, splits, cells).
     provenance
-        Data set, versions, device, threads, wall time.
+        Names of the operations, data set, versions, device, threads, wall time in seconds.
     """
 
     experiment: Experiment
     scalars: pd.DataFrame
     arrays: Mapping[str, np.ndarray]
     provenance: Mapping[str, Any]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of the arrays as a tidy table: a row per entry, a column per axis, and its value under its name.
+
+        The axes are ``epoch`` (from 1; for α and probabilities from 0, the start), ``split``, ``cell`` (from 0) or
+        ``cell_type`` ("normal", "reduction"), ``edge`` (as "(0, 2)") and ``operation`` (its name).
+
+        Raises ValueError if there is no such array.
+        """
+        if name not in self.arrays:
+            raise ValueError(f"{name!r}: no such array; allowed: {', '.join(self.arrays)}")
+        array, topology = self.arrays[name], self.experiment.topology
+        axes: dict[str, Sequence[Any]] = {"epoch": range("cost" in name, len(array) + ("cost" in name))}
+        if "cost" in name:
+            axes["split"] = [split for split, _ in LEVELS[self.experiment.level]]
+            axes["cell"] = range(array.shape[2])
+        else:
+            axes["cell_type"] = CELL_TYPES[: array.shape[1]]
+        if not name.startswith("cell_cost"):
+            axes |= {"edge": list(map(str, topology.edges)), "operation": NAMES}
+        rows = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
+        return pd.DataFrame({name: array.ravel()}, rows).reset_index()
+
+    def architecture(self) -> pd.DataFrame:
+        """The name of the most probable operation at the end, by ``edge`` (rows) and type of cell (columns)."""
+        last = self.table("probability").query("epoch == epoch.max()")
+        best = last.loc[last.groupby(["cell_type", "edge"], sort=False)["probability"].idxmax()]
+        return best.pivot(index="edge", columns="cell_type", values="operation").loc[last["edge"].unique()]
 
 
 class Damaged(RecordError):
@@ -148,17 +186,17 @@ def check_run(folder: Path, experiment: Experiment) -> None:
         If it holds another experiment or something else.
     """
     if (folder / "experiment.json").exists():
-        there, here = to_dict(_experiment(folder)), to_dict(experiment)
-        if different := [name for name in here if there[name] != here[name]]:
-            name = different[0]
-            raise RecordError(
-                f"{folder} holds another experiment: {name} = {there[name]!r} there, {here[name]!r} here; "
-                "choose another folder"
-            )
+        kept, wanted = to_dict(_experiment(folder)), to_dict(experiment)
+        for name, value in wanted.items():
+            if kept[name] != value:
+                raise RecordError(
+                    f"{folder} holds another experiment: {name} = {kept[name]!r} there, {value!r} here; "
+                    "choose another folder"
+                )
     elif folder.exists():
         # A process that was killed before its first file leaves these two.
-        ours = {".lock", ".experiment.json.partial"}
-        if not folder.is_dir() or any(path.name not in ours for path in folder.iterdir()):
+        leftovers = {".lock", ".experiment.json.partial"}
+        if not folder.is_dir() or any(path.name not in leftovers for path in folder.iterdir()):
             raise RecordError(f"{folder} is not a run folder (no experiment.json) and not empty; choose another folder")
 
 
@@ -170,7 +208,16 @@ def open_run(folder: Path, experiment: Experiment) -> None:
         write(folder, "experiment.json", to_json(experiment).encode())
 
 
+def check_operations(said: Mapping[str, Any]) -> None:
+    """Raise ValueError where the axes of a record, or of a checkpoint, are not today's operations; it says which."""
+    names = said.get("operations", OPERATIONS_BEFORE_NAMES)
+    for number, (kept, today) in enumerate(zip_longest(names, NAMES, fillvalue="missing"), 1):
+        if kept != today:
+            raise ValueError(f"operation {number} is {kept} there, {today} in this version of wiring")
+
+
 def is_done(folder: Path) -> bool:
+    """Whether the folder holds a finished run."""
     return (folder / "done.json").exists()
 
 
@@ -223,15 +270,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 def _payload(path: Path, largest: int) -> bytes:
     """The archive in a checkpoint. Raises RecordError: damaged, or of another format."""
     content = _read(path, largest)
-    if content.startswith(b"PK"):  # the archive alone
-        raise RecordError(f"{path} has format 1; this version of wiring reads {CHECKPOINT.split()[-1].decode()}")
-    head, _, rest = content.partition(b"\n")
+    head, _, archive = content.partition(b"\n")
     if hashlib.sha256(content[:-32]).digest() != content[-32:]:
         raise Damaged(f"{path} is damaged")
     if head + b"\n" != CHECKPOINT:
-        own = CHECKPOINT.decode().strip()
-        raise RecordError(f"{path} is no checkpoint that this version of wiring reads ({own!r} is)")
-    return rest[:-32]
+        raise RecordError(
+            f"{path} is no checkpoint that this version of wiring reads ({CHECKPOINT.decode().strip()!r} is)"
+        )
+    return archive[:-32]
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -325,16 +371,18 @@ def load(folder: Path | str) -> Record:
         raise Damaged(f"{path} is damaged") from error
     if version not in (1, FORMAT):
         raise RecordError(f"{folder} has format {version}; this version of wiring reads 1 to {FORMAT}")
-    names = ("experiment.json", "scalars.csv", "arrays.npz")
-    contents = {name: _read(folder / name, LARGEST[name]) for name in names}
+    contents = {name: _read(folder / name, LARGEST[name]) for name in ("experiment.json", "scalars.csv", "arrays.npz")}
     expected = _checksums(contents, provenance)
     if version == 1:
         del expected["provenance"]
-    if checksums.keys() != expected.keys() or checksums.get("provenance") != expected.get("provenance"):
-        raise Damaged(f"{path} is damaged: it is not the file that the run wrote")
-    for name in names:
-        if checksums[name] != expected[name]:
-            raise Damaged(f"{folder / name} is damaged: it is not the file that the run wrote")
+    for name in checksums | expected:
+        if checksums.get(name) != expected.get(name):
+            damaged = name if name in contents else path.name
+            raise Damaged(f"{folder / damaged} is damaged: it is not the file that the run wrote")
+    try:
+        check_operations(provenance)
+    except ValueError as error:
+        raise RecordError(f"{folder} has other operations: {error}") from error
     try:
         arrays = _arrays(contents["arrays.npz"])
         scalars = pd.read_csv(io.BytesIO(contents["scalars.csv"]))

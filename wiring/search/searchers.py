@@ -7,6 +7,8 @@ All of them descend the same local cost ``C = <dL/dX, O(X)>`` (the paper's unifi
 - DSNAS, one-hot ``Z ~ softmax(α)``:       ``dL/dα_s = C(Z) d log p(Z) / dα_s = C(Z) (Z_s - p_s)``
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -58,10 +60,14 @@ class Searcher(nn.Module):
         return self.alpha.masked_fill(self.forbidden, -torch.inf).log_softmax(-1)
 
     def probability(self) -> Alpha:
+        """``softmax(α)`` over the allowed operations, 0 for the others."""
         return self.log_probability().exp()
 
-    def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
-        """Gates for one forward pass. Randomness comes from the CPU ``generator``; only SNAS has a temperature."""
+    def anneal(self, temperature: float) -> None:
+        """Take the epoch's temperature (``Experiment.temperature``). A searcher that has none lets it pass."""
+
+    def draw(self, generator: torch.Generator) -> Gates:
+        """Gates for one forward pass; randomness comes from the CPU ``generator``."""
         raise NotImplementedError
 
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
@@ -75,19 +81,27 @@ class Searcher(nn.Module):
 class DARTS(Searcher):
     """``w = softmax(α)`` weighs all operations (Liu et al., 2019)."""
 
-    def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
+    def draw(self, generator: torch.Generator) -> Gates:
+        """All allowed operations, each weighed by its probability; nothing is random."""
         return self._relaxed(self.probability())
 
 
 class SNAS(Searcher):
     """``Z = softmax((α + G)/τ)`` with Gumbel noise G weighs all operations (Xie et al., 2019)."""
 
-    def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
+    temperature = 1.0
+
+    def anneal(self, temperature: float) -> None:
+        """Set τ. Raises ValueError unless it is above 0."""
         if not temperature > 0:
             raise ValueError(f"temperature = {temperature}: must be above 0")
+        self.temperature = temperature
+
+    def draw(self, generator: torch.Generator) -> Gates:
+        """All allowed operations, weighed by a draw from the relaxed one-hot distribution."""
         gumbel = -torch.empty(self.alpha.shape).exponential_(generator=generator).log()
         perturbed = self.log_probability() + gumbel.to(self.alpha.device, self.alpha.dtype)
-        return self._relaxed((perturbed / temperature).softmax(-1))
+        return self._relaxed((perturbed / self.temperature).softmax(-1))
 
 
 class DSNAS(Searcher):
@@ -98,7 +112,8 @@ class DSNAS(Searcher):
 
     clamp = 5.0
 
-    def draw(self, generator: torch.Generator, temperature: float = 1.0) -> Gates:
+    def draw(self, generator: torch.Generator) -> Gates:
+        """One operation on each edge, with its probability; cells of one type carry the same."""
         probability = self.probability().detach().cpu()
         chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
         one_hot = torch.zeros_like(probability.flatten(0, 1)).scatter_(1, chosen, 1.0).view_as(probability)
@@ -107,10 +122,11 @@ class DSNAS(Searcher):
 
     @torch.no_grad()
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
+        """Add to ``alpha.grad`` each edge's cost times its score."""
         probability = self.probability()
         gradient = torch.zeros_like(self.alpha)
         for cell_type in set(self.cell_types):
-            cells = [cell for cell, own in enumerate(self.cell_types) if own == cell_type]
+            cells = [cell for cell, type_of in enumerate(self.cell_types) if type_of == cell_type]
             edge_cost = costs[cells].nansum((0, 2)).clamp(-self.clamp, self.clamp)
             gradient[cell_type] = edge_cost[:, None] * self.score(gates.values[cells[0]], probability[cell_type])
         self.alpha.grad = gradient if self.alpha.grad is None else self.alpha.grad + gradient
@@ -133,13 +149,15 @@ class LogSumDSNAS(DSNAS):
 
 
 class Uniform(DSNAS):
-    """One-hot, every allowed operation equally often; α is zero and fixed."""
+    """One-hot, every allowed operation equally often; α is zero and fixed, wherever it was to start."""
 
-    def __init__(self, topology: Topology, cell_types: list[int]) -> None:
-        super().__init__(topology, cell_types, generator=torch.Generator())
-        self.alpha.requires_grad_(False)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.alpha.requires_grad_(False).zero_()
 
 
+#: Name -> class. One of your own is added by ``SEARCHERS["mine"] = Mine`` and run by ``Experiment(searcher="mine")``;
+#: every process that reads such an experiment, as a sweep's workers do, must add it.
 SEARCHERS: dict[str, type[Searcher]] = {
     "darts": DARTS,
     "snas": SNAS,
