@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 from joblib.externals.loky import get_reusable_executor
-from pydantic_core import to_jsonable_python
 from tqdm import tqdm
 
 from wiring.search.experiments import Experiment, preset, to_dict, to_json, with_fields
@@ -181,7 +180,7 @@ def runs(experiment: str | Experiment, grid: Mapping[str, Iterable[Any]], out: P
         run (:func:`wiring.search.preflight.preflight`), or a folder holds something else.
     """
     name, base = (experiment, preset(experiment)) if isinstance(experiment, str) else ("run", experiment)
-    chosen = [with_fields(base, to_jsonable_python(choice)) for choice in combinations(grid)]
+    chosen = [with_fields(base, choice) for choice in combinations(grid)]
     folders = {out / run_name(name, e): e for e in chosen}
     if len(folders) < len(chosen):
         raise ValueError(f"grid = {dict(grid)}: two of its {len(chosen)} runs are the same; give each value once")
