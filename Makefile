@@ -1,6 +1,9 @@
 # `make` alone lists the targets. What they install or build lies in .venv/ and _build/, which git ignores.
 PYTHON ?= python3
 BIN := .venv/bin
+# What `make setup` takes instead of the locked torch and torchvision, which on Linux bring CUDA: requirements and
+# options of pip, or `installed`, those of $(PYTHON). It is asked once, when .venv is made, and kept in .venv/ready.
+TORCH ?= $(shell cat .venv/ready 2>/dev/null)
 
 # The address of the repository, as https://github.com/OWNER/NAME: with it pages get launch buttons and live code.
 REPOSITORY ?=
@@ -26,14 +29,16 @@ python_problem = $(shell \
 	elif ! '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then echo "'$(PYTHON)' is older"; \
 	elif ! '$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null; then echo "'$(PYTHON)' lacks venv or ensurepip"; fi)
 
-setup: .venv/ready ## make .venv: the versions in requirements.lock and this package, editable
+setup: .venv/ready ## make .venv: requirements.lock and this package; TORCH='torch torchvision --index-url URL' or installed
 
 .venv/ready: requirements.lock pyproject.toml
 	$(if $(python_problem),$(error wiring needs Python 3.11 or newer with venv: $(python_problem); name another with `make setup PYTHON=...`))
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -r requirements.lock
+	$(PYTHON) -m venv $(if $(filter installed,$(TORCH)),--system-site-packages) .venv
+	$(if $(filter-out installed,$(TORCH)),$(BIN)/python -m pip install $(TORCH))
+	$(if $(TORCH),$(BIN)/python -c 'import torchvision')
+	grep -v $(if $(TORCH),'^torch\(vision\)*==','^#') requirements.lock | $(BIN)/python -m pip install -r /dev/stdin
 	$(BIN)/python -m pip install -q --no-deps -e .
-	@touch $@
+	@echo '$(TORCH)' > $@
 
 test: lint ## lint, then run all tests, the long ones too, and every notebook, whose outputs must come out the same
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n logical --dist loadfile -m ""
@@ -48,14 +53,14 @@ format: setup ## rewrite the code and the notebooks' code cells in the house sty
 	$(BIN)/ruff format
 
 book: setup ## execute every chapter afresh (in _build/fresh), then build the book from that
-	$(BIN)/python -m wiring chapters --out _build/fresh
+	PYTHONPATH=book/extension $(BIN)/python -m wiring_book.build --out _build/fresh
 	$(call build_html,_build/fresh)
 
 html: setup ## build the book from the notebooks as committed, in seconds; REPOSITORY=... makes it live
 	$(call build_html,book)
 
 outputs: setup ## execute every chapter and write the outputs back into book/
-	$(BIN)/python -m wiring chapters --out book
+	PYTHONPATH=book/extension $(BIN)/python -m wiring_book.build --out book
 
 explorer: setup ## measure the cost explorer's costs anew, into data/explorer.npz
 	PYTHONPATH=book/extension $(BIN)/python -m wiring_book.explorer
@@ -65,7 +70,7 @@ logo: setup ## draw the book's logo and its card for links, into book/_static
 
 bench: setup ## measure speed and memory on this machine, 6 minutes, and write them into data/bench.json and the README
 	rm -f _build/bench.json && mkdir -p _build
-	$(BIN)/python -m wiring bench --json _build/bench.json; status=$$?; test -f _build/bench.json || exit $$status; \
+	$(BIN)/wiring bench --json _build/bench.json; status=$$?; test -f _build/bench.json || exit $$status; \
 	mv _build/bench.json data/bench.json && PYTHONPATH=book/extension $(BIN)/python -m wiring_book.bench_table && exit $$status
 
 lock: ## resolve pyproject.toml anew in an empty environment and rewrite requirements.lock

@@ -6,6 +6,7 @@ import pytest
 from command import call, notebook, snapshot
 
 from wiring import chapters
+from wiring.search import sweeps
 from wiring.search.experiments import DESCRIPTIONS, Experiment, to_dict
 
 #: Kind of field -> values that none of that kind takes.
@@ -95,8 +96,8 @@ def kind(name, value):
 def here(book, monkeypatch):
     monkeypatch.chdir(book)
     monkeypatch.setattr(chapters, "BOOK", book / "book")
-    monkeypatch.setattr(chapters, "_execute", None)  # a call would fail
-    monkeypatch.setattr("wiring.search.sweeps.CONNECT", 1)
+    monkeypatch.setattr(chapters, "execute", None)  # a call would fail
+    monkeypatch.setattr(sweeps, "CONNECT", 1)
     return book
 
 

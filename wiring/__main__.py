@@ -1,76 +1,93 @@
-"""The command line: ``python -m wiring {run,sweep,rerun,presets,verdicts,chapters,bench} ...``."""
+"""The command line: ``wiring COMMAND ...``, or ``python -m wiring COMMAND ...``.
 
-import signal
-
-if __name__ == "__main__":
-    # What follows takes seconds to import; until `main` handles it, Ctrl-C ends the program without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+What takes seconds to import is imported by the command that needs it.
+"""
 
 import argparse
 import json
+import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn, TypeAlias
-
-from pydantic import ValidationError
-
-from wiring.search.experiments import (
-    DESCRIPTIONS,
-    PRESETS,
-    Experiment,
-    changed,
-    explain,
-    from_texts,
-    preset,
-    to_dict,
-    with_fields,
-)
-from wiring.search.loop import DeviceFailed, run
-from wiring.search.preflight import preflight
-from wiring.search.records import is_done
-from wiring.search.signals import Stopped, raised
-from wiring.search.sweeps import check_table, experiments, places, run_name, runs, sweep, write_table
+from typing import Any, NamedTuple, NoReturn
 
 #: Seeds of a sweep.
 MOST = 10_000
 
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Says what is wrong in one line, without the usage, and adds a command's arguments when they are first needed."""
+
+    fill: "Callable[[Parser], None] | None" = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's."""
+        fill, self.fill = self.fill, None
+        if fill is not None:
+            fill(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        """Leave with status 2."""
         self.exit(2, f"wiring: {message}\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave; raises BrokenPipeError where nobody reads the help."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
+
+class Command(NamedTuple):
+    """A command: the module that it needs, how its arguments are added, what it does with them, and its help."""
+
+    module: str
+    add: Callable[[Parser], None]
+    call: Callable[[argparse.Namespace], int | None]
+    help: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
     0, 1 (a bench row missed its bound, or a run of a sweep failed), 2 (bad input, or a run, a chapter or its device
-    failed), 130 (Ctrl-C), 143 (SIGTERM).
+    failed), 130 (Ctrl-C), 141 (nobody reads what is printed), 143 (SIGTERM).
     """
-    parser = Parser(prog="python -m wiring", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{run,sweep,rerun,presets,verdicts,chapters,bench}"
-    )
-    for add in (_add_run, _add_sweep, _add_rerun, _add_presets, _add_verdicts, _add_chapters, _add_bench):
-        add(commands)
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        own = commands.choices[options.command]
-        allowed = " ".join(option for action in own._actions for option in action.option_strings)
-        parser.error(f"{options.command} has no option {unknown[0]!r}; allowed: {allowed}")
+    try:
+        with _ended_by_ctrl_c():
+            options = _options(arguments)
+            import_module(COMMANDS[options.command].module)
+        status = _called(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # What is left of the output goes nowhere, so that Python does not complain of it when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _called(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from wiring.search.experiments import explain
+    from wiring.search.loop import DeviceFailed
+    from wiring.search.signals import Stopped, raised
+
     try:
         with raised():
-            return int(options.call(options) or 0)
+            return COMMANDS[options.command].call(options) or 0
     except ValidationError as error:
         return _refuse(explain(error))
     except (ValueError, ArithmeticError, DeviceFailed) as error:
         return _refuse(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Stopped as stop:
@@ -79,33 +96,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.status
 
 
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the program, at once and without a traceback, while modules are imported inside the block."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="wiring", description="Why differentiable architecture search wires networks as it does.")
+    parser.add_argument("--version", action="version", version=f"wiring {version('wiring')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, allow_abbrev=False, help=command.help).fill = command.add
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        actions = commands.choices[options.command]._actions
+        allowed = " ".join(option for action in actions for option in action.option_strings)
+        parser.error(f"{options.command} has no option {unknown[0]!r}; allowed: {allowed}")
+    return options
+
+
 def _refuse(message: str) -> int:
     print(f"wiring: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
-def _add_run(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "run",
-        allow_abbrev=False,
-        help="run one search and keep its records",
-        description="Run the experiment of a preset, each field of which can be changed. An unfinished run in the "
-        "same folder is resumed, a finished one is left as it is.",
+def from_text(text: str) -> Any:
+    """A value on the command line: what is JSON is read as JSON, anything else is a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _add_run(parser: Parser) -> None:
+    from wiring.search.experiments import DESCRIPTIONS, PRESETS, Experiment, settings
+
+    parser.description = (
+        "Run the experiment of a preset, each field of which can be changed. An unfinished run in the same folder is "
+        "resumed, a finished one is left as it is."
     )
     parser.add_argument("preset", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET-<digest of the experiment>")
-    authors = to_dict(Experiment()) | {"topology": "minimal"}
+    authors = settings(Experiment())
     for name, meaning in DESCRIPTIONS.items():
         default = json.dumps(authors[name]).strip('"')
         parser.add_argument(f"--{name}", metavar="VALUE", help=f"{meaning} (authors: {default})")
-    parser.set_defaults(call=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    given = {name: getattr(options, name) for name in DESCRIPTIONS if getattr(options, name) is not None}
-    experiment = with_fields(preset(options.preset), from_texts(given))
+    from wiring.search.experiments import DESCRIPTIONS, preset, with_fields
+    from wiring.search.loop import keep_memory, log_epochs, run
+    from wiring.search.records import is_done
+    from wiring.search.sweeps import run_name
+
+    texts = {name: getattr(options, name) for name in DESCRIPTIONS}
+    changes = {name: from_text(text) for name, text in texts.items() if text is not None}
+    experiment = with_fields(preset(options.preset), changes)
     folder = options.out or Path("runs") / run_name(options.preset, experiment)
     finished_before = is_done(folder)
+    keep_memory()
+    log_epochs()
     record = run(experiment, folder)
     last = record.scalars.query("group == 'all'").iloc[-1]
     provenance = record.provenance
@@ -114,15 +169,12 @@ def _run(options: argparse.Namespace) -> None:
     print(f"last epoch: loss {last.loss:.3f}, accuracy {last.accuracy:.3f}, cost L - H {last.cost:.3f}")
 
 
-def _add_sweep(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "sweep",
-        allow_abbrev=False,
-        help="run many searches, or a chapter many times, on this machine's cores or a Dask cluster",
-        description="Run every combination of the given values. What is finished is skipped, what is unfinished "
-        "resumed; what failed is said at the end, and tried again by the same command.",
+def _add_sweep(parser: Parser) -> None:
+    parser.description = (
+        "Run every combination of the given values. What is finished is skipped, what is unfinished resumed; what "
+        "failed is said at the end, and tried again by the same command."
     )
-    parser.add_argument("name", help=f"a chapter of the book, or a preset: {', '.join(PRESETS)}")
+    parser.add_argument("name", help="a preset, or a chapter of the book")
     parser.add_argument("--seeds", metavar="SEEDS", help="0..9, or 0,3,7")
     parser.add_argument(
         "--grid",
@@ -136,67 +188,54 @@ def _add_sweep(commands: Commands) -> None:
     where.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, as tcp://host:8786")
     parser.add_argument("--retries", type=int, default=0, metavar="N", help="try what fails again at once (default 0)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: sweeps/NAME")
-    parser.set_defaults(call=_sweep)
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    grid = _grid(options.seeds, options.grid)
-    out = options.out or Path("sweeps") / options.name
-    check_table(out)
-    if options.retries < 0:
-        raise ValueError(f"retries = {options.retries}: must be at least 0")
-    if options.name in PRESETS:
-        folders = experiments(options.name, grid, out)
-        if options.cluster is None:  # its workers may have other devices
-            for experiment in folders.values():
-                preflight(experiment)
-        total, tasks, room = len(folders), runs(folders), min(map(places, folders.values()))
-    else:
-        from wiring.chapters import chapters, reruns
+    from wiring.chapters import chapters, reruns
+    from wiring.search.experiments import PRESETS
+    from wiring.search.loop import log_epochs
+    from wiring.search.sweeps import check_table, check_workers, run_tasks, runs, write_table
 
-        if options.name not in chapters():
-            raise ValueError(
-                f"{options.name!r}: no such preset or chapter; allowed: {', '.join([*PRESETS, *chapters()])}"
-            )
-        total, tasks, room = reruns(options.name, grid, out)
-    workers = min(room, max(1, len(tasks))) if options.workers is None else options.workers
-    if options.cluster is None and not 1 <= workers <= room:
-        raise ValueError(f"workers = {workers}: allowed: 1 to {room}, as many as there are cores for their threads")
-    failures = sweep(tasks, workers, options.cluster, options.retries)
-    for name, error in failures.items():
-        print(f"wiring: {name} failed: {error}", file=sys.stderr)
-    print(f"{out}: {total - len(failures)} finished ({total - len(tasks)} before), {len(failures)} failed")
-    if found := write_table(out):
-        print(f"{out}/results.csv: the scalars of {found} runs")
+    name, grid = options.name, _grid(options.seeds, options.grid)
+    out = options.out or Path("sweeps") / name
+    check_table(out)
+    if name not in {**PRESETS, **chapters()}:
+        raise ValueError(f"{name!r}: no such preset or chapter; allowed: {', '.join([*PRESETS, *chapters()])}")
+    tasks = runs(name, grid, out, options.cluster is None) if name in PRESETS else reruns(name, grid, out)
+    workers = check_workers(tasks, options.workers, options.cluster)
+    log_epochs()
+    failures = run_tasks(tasks.left, workers, options.cluster, options.retries)
+    for run, error in failures.items():
+        print(f"wiring: {run} failed: {error}", file=sys.stderr)
+    print(f"{out}: {tasks.total - len(failures)} finished ({tasks.total - len(tasks.left)} before), ", end="")
+    print(f"{len(failures)} failed")
+    if written := write_table(out):
+        print(f"{out}/results.csv: the scalars of {written} runs")
     return 1 if failures else 0
 
 
-def _grid(seeds: str | None, fields: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each field, as texts."""
-    grid: dict[str, list[str]] = {}
+def _grid(seeds: str | None, fields: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of each field."""
+    grid: dict[str, list[Any]] = {}
     if seeds is not None:
         bounds = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", seeds)
         first, last = map(int, bounds.groups()) if bounds else (0, -1)
         if bounds and not 0 <= last - first < MOST:
             raise ValueError(f"seeds = {seeds!r}: allowed: FIRST..LAST, at most {MOST} of them, or 0,3,7")
-        grid["seed"] = list(map(str, range(first, last + 1))) if bounds else seeds.split(",")
+        grid["seed"] = list(range(first, last + 1)) if bounds else [from_text(seed) for seed in seeds.split(",")]
     for field in fields:
         name, equals, values = field.partition("=")
         if not equals or not name or not values:
             raise ValueError(f"grid = {field!r}: allowed: FIELD=A,B,C")
         if name in grid:
             raise ValueError(f"grid = {field!r}: {name} is given twice")
-        grid[name] = re.split(r",(?![^\[]*\])", values)  # a comma within brackets belongs to a value
+        # A comma within brackets belongs to a value.
+        grid[name] = [from_text(value) for value in re.split(r",(?![^\[]*\])", values)]
     return grid
 
 
-def _add_rerun(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "rerun",
-        allow_abbrev=False,
-        help="execute a chapter of the book with other parameters",
-        description="Execute a chapter through papermill. Names and types of the parameters are checked first.",
-    )
+def _add_rerun(parser: Parser) -> None:
+    parser.description = "Execute a chapter through papermill. Names and types of the parameters are checked first."
     parser.add_argument("chapter", help="a notebook of the book, as p1")
     parser.add_argument(
         "-p",
@@ -208,43 +247,40 @@ def _add_rerun(commands: Commands) -> None:
         help="a parameter; may be given several times",
     )
     parser.add_argument("--out", type=Path, metavar="NOTEBOOK", help="default: reruns/CHAPTER.ipynb, or -2, -3, ...")
-    _add_timeout(parser)
-    parser.set_defaults(call=_rerun)
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", help="longest time of a cell (default: no limit)")
 
 
 def _rerun(options: argparse.Namespace) -> None:
     from wiring.chapters import rerun
 
-    print(f"wrote {rerun(options.chapter, dict(options.parameters), options.out, options.timeout)}")
+    values = {name: from_text(text) for name, text in options.parameters}
+    path = rerun(options.chapter, values, options.out, options.timeout)
+    print(f"wrote {path}; to open it where JupyterLab is installed (pip install jupyterlab): jupyter lab {path}")
 
 
-def _add_timeout(parser: Parser) -> None:
-    parser.add_argument("--timeout", type=int, metavar="SECONDS", help="longest time of a cell (default: no limit)")
-
-
-def _add_presets(commands: Commands) -> None:
-    parser = commands.add_parser("presets", help="list the presets and where they differ from the authors' settings")
-    parser.set_defaults(call=_presets)
+def _add_presets(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a preset, to see all its settings")
 
 
 def _presets(options: argparse.Namespace) -> None:
-    print("where each preset differs from the authors' settings for DSNAS (the defaults in `run --help`)")
-    for name, experiment in PRESETS.items():
-        print(name)
-        for field, value in changed(experiment).items():
-            print(f"    {field} = {value}")
+    from wiring.search.experiments import PRESETS, PURPOSES, Experiment, preset, settings
+
+    if options.name is None:
+        width = max(map(len, PRESETS))
+        print("\n".join(f"{name:{width}}  {PURPOSES[name]}" for name in PRESETS))
+        return
+    experiment, authors = preset(options.name), settings(Experiment())
+    print(f"{options.name}: {PURPOSES[options.name]}")
+    for field, value in settings(experiment).items():
+        print(f"  {field} = {value}{f'  (authors: {authors[field]})' if value != authors[field] else ''}")
 
 
-def _add_verdicts(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "verdicts",
-        allow_abbrev=False,
-        help="judge every claim by the recorded runs",
-        description="Print every claim with its estimate, 95 % interval, number of seeds and verdict, from the runs in "
-        "data/reference; identities are checked on random supernets.",
+def _add_verdicts(parser: Parser) -> None:
+    parser.description = (
+        "Print every claim with its estimate, 95 % interval, number of seeds and verdict, from the runs in "
+        "data/reference; identities are checked on random supernets."
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write them as JSON")
-    parser.set_defaults(call=_verdicts)
 
 
 def _verdicts(options: argparse.Namespace) -> None:
@@ -253,38 +289,23 @@ def _verdicts(options: argparse.Namespace) -> None:
 
     if options.json is not None and options.json.exists():
         raise ValueError(f"json = '{options.json}': exists; nothing is overwritten, choose another file")
-    found = judge_all()
-    for own in found:
-        source = CLAIMS[own.claim].reference
-        print(own, f"({f'records: {source}' if source else 'checked now'})")
-    if options.json is not None:
+    rows = []
+    for verdict in judge_all():
+        claim = CLAIMS[verdict.claim]
+        source = f"records: {claim.reference}" if claim.reference else "checked now"
+        print(verdict, f"({source})", flush=True)
         # JSON has no NaN: what there is no number for is null.
-        rows = [
-            {key: None if value != value else value for key, value in asdict(own).items()}
-            | {"statement": CLAIMS[own.claim].statement, "records": CLAIMS[own.claim].reference}
-            for own in found
-        ]
+        numbers = {key: None if value != value else value for key, value in asdict(verdict).items()}
+        rows.append(numbers | {"statement": claim.statement, "records": claim.reference})
+    tally = Counter(row["verdict"] for row in rows)
+    print(f"{tally['holds']} hold, {tally['fails']} fail, {tally['undecided']} undecided")
+    if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _add_chapters(commands: Commands) -> None:
-    parser = commands.add_parser("chapters", help="execute every chapter (what `make book` does before it builds)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the executed book goes")
-    _add_timeout(parser)
-    parser.set_defaults(call=_chapters)
-
-
-def _chapters(options: argparse.Namespace) -> None:
-    from wiring.chapters import execute_all
-
-    execute_all(options.out, options.timeout)
-
-
-def _add_bench(commands: Commands) -> None:
-    parser = commands.add_parser("bench", help="measure step time and memory, and hold them to their bounds")
+def _add_bench(parser: Parser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of a row; short steps get more (default 3)")
-    parser.set_defaults(call=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -292,6 +313,15 @@ def _bench(options: argparse.Namespace) -> int:
 
     return 0 if bench(options.repeats, options.json) else 1
 
+
+COMMANDS = {
+    "run": Command("wiring.search", _add_run, _run, "run one search and keep its records"),
+    "sweep": Command("wiring.chapters", _add_sweep, _sweep, "run many searches, or a chapter many times"),
+    "rerun": Command("wiring.chapters", _add_rerun, _rerun, "execute a chapter of the book with other parameters"),
+    "presets": Command("wiring.search", _add_presets, _presets, "say what each preset is for, or all settings of one"),
+    "verdicts": Command("wiring.evidence.verdicts", _add_verdicts, _verdicts, "judge every claim by the recorded runs"),
+    "bench": Command("wiring.bench", _add_bench, _bench, "measure step time and memory, and hold them to their bounds"),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -29,7 +29,7 @@ from wiring.datasets import Dataset
 from wiring.search.experiments import Experiment, preset
 from wiring.search.loop import Search, generator, keep_memory
 from wiring.search.loop import run as search_run
-from wiring.search.sweeps import sweep
+from wiring.search.sweeps import run_tasks
 from wiring.supernet.gates import Gates, image_dot
 from wiring.supernet.operations import Depthwise
 from wiring.supernet.textbook import PlainSupernet
@@ -243,7 +243,7 @@ def workers() -> Row:
     runs = {str(seed): partial(search_run, preset("p1-quick", seed=seed)) for seed in range(4)}
 
     def swept(processes: int) -> None:
-        if failures := sweep(runs, processes):
+        if failures := run_tasks(runs, processes):
             raise RuntimeError(f"runs of the sweep failed: {failures}")
 
     one, two = (_seconds(partial(swept, processes)) for processes in (1, 2))

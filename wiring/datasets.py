@@ -190,7 +190,8 @@ def load_dataset(
     Raises
     ------
     DataError
-        If there is no such data set, or its files are missing, broken or not all of one size.
+        If there is no such data set, or its files are missing, broken or not all of one size, or what is in memory is
+        no data set.
     """
     if data == "digits":
         data = _digits()
@@ -206,6 +207,23 @@ def load_dataset(
     if image_size is not None and source.pixels.shape[1:3] != (image_size, image_size):
         source = replace(source, pixels=_resized(source.pixels, image_size))
     return source
+
+
+def _check(dataset: Dataset) -> None:
+    """Raise DataError where the tensors are not what a data set's have to be."""
+    pixels, labels, classes = dataset.pixels, dataset.labels, len(dataset.classes)
+    if pixels.dtype != torch.uint8 or pixels.dim() != 4:
+        raise DataError(
+            f"{dataset.name}: pixels are {pixels.dtype} of shape {tuple(pixels.shape)}; "
+            "allowed: torch.uint8 of shape (images, height, width, channels)"
+        )
+    if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
+        raise DataError(
+            f"{dataset.name}: labels are {labels.dtype} of shape {tuple(labels.shape)}; "
+            f"allowed: torch.int64, one for each of the {len(pixels)} images"
+        )
+    if not ((labels >= 0) & (labels < classes)).all():
+        raise DataError(f"{dataset.name}: labels from {labels.min()} to {labels.max()}; allowed: 0 to {classes - 1}")
 
 
 def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tensor, " chosen"]:

@@ -52,7 +52,7 @@ def test_parameters_come_first_typed_and_explained(name):
     found = parameters(name)
     assert found
     for parameter in found.values():
-        assert parameter.kind in TYPES
+        assert parameter.annotation in TYPES
         assert parameter.help
 
 

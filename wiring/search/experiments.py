@@ -167,23 +167,15 @@ def with_fields(experiment: Experiment, fields: Mapping[str, Any]) -> Experiment
     return from_json(pydantic_core.to_json(to_dict(experiment) | dict(fields), inf_nan_mode="constants"))
 
 
-def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Command-line values as JSON types: what is JSON is read as JSON, anything else is a text."""
-
-    def value(text: str) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-
-    return {name: value(text) for name, text in texts.items()}
+def settings(experiment: Experiment) -> dict[str, Any]:
+    """The fields as JSON types, the topology by its name."""
+    return to_dict(experiment) | {"topology": topology_name(experiment.topology)}
 
 
 def changed(experiment: Experiment) -> dict[str, Any]:
-    """The fields that differ from the authors' settings for DSNAS (the defaults), as JSON types, a topology by name."""
-    authors = to_dict(Experiment())
-    differing = {name: value for name, value in to_dict(experiment).items() if value != authors[name]}
-    return differing | ({"topology": topology_name(experiment.topology)} if "topology" in differing else {})
+    """The settings that differ from the authors' for DSNAS (the defaults)."""
+    authors = settings(Experiment())
+    return {name: value for name, value in settings(experiment).items() if value != authors[name]}
 
 
 def explain(error: ValidationError) -> str:
@@ -241,3 +233,30 @@ _add("theorem2-quick", "p1-quick", **_FAST, searcher="uniform", topology=_NO_NON
 _add("simplified-reference", "uniform-reference", topology=TOPOLOGIES["simplified"])
 _add("control-reference", "uniform-reference", topology=CONTROL)
 _add("equal-reference", "uniform-reference", topology=EQUAL)
+
+#: Name -> what the preset is for.
+PURPOSES: dict[str, str] = {
+    "p1-quick": "P1, growing tendency: DSNAS on the digits, in seconds on one core",
+    "p1-reference": "P1: DSNAS on 10 000 small images of CIFAR-10, recorded; 8 minutes on one core",
+    "p1-paper": "P1: the authors' settings for DSNAS, on a GPU",
+    "p2-quick": "P2, width preference: three cells on the digits with wrong labels",
+    "p3-quick": "P3, catastrophic failure: bi-level DARTS on 200 digits with wrong labels",
+    "p3-reference": "P3: bi-level DARTS on 5 000 small images of CIFAR-10, recorded",
+    "p3-paper": "P3: bi-level DARTS with the authors' settings, on a GPU",
+    "p3-single-reference": "P3's control: the same single-level, recorded",
+    "fixed-alpha-reference": "B1 to B3 in the paper's setting: α uniform and never stepped, recorded",
+    "p3-5000-images-reference": "P3 in one cell, 5 000 images, recorded",
+    "p3-1000-images-reference": "P3 in one cell, 1 000 images, learnt by heart sooner: a wider gap, recorded",
+    "p3-1000-images-single-reference": "the control of p3-1000-images-reference: single-level, recorded",
+    "p1-log-sum-reference": "P1 with the objective that the authors' code runs, recorded",
+    "p1-swapped-reference": "P1 with the two input nodes swapped: is it the place that counts?, recorded",
+    "p1-darts-cell-reference": "P1 in the cell of DARTS (4 intermediate nodes, 14 edges), recorded",
+    "p1-one-cell-reference": "P1 in one cell, recorded",
+    "p1-snas-reference": "P1 with SNAS, in one cell, recorded",
+    "theorem2-quick": "Theorem 2: weights alone learn on the digits, under random architectures",
+    "initial-reference": "costs before training: random architectures, weights that do not learn, recorded",
+    "uniform-reference": "costs after training: weights alone learn, under random architectures, recorded",
+    "simplified-reference": "uniform-reference in the simplified cell, recorded",
+    "control-reference": "uniform-reference in the control: nodes 1 and 2 joined for good, recorded",
+    "equal-reference": "simplified-reference where node 1 always has an input, recorded",
+}

@@ -1,38 +1,94 @@
 """Many runs: the seeds of an experiment, or a grid of its fields, on the machine's cores or on a Dask cluster.
 
 >>> records = run_seeds(PRESETS["p1-quick"], range(3))
->>> folders = experiments("p1-quick", {"seed": ["0", "1"], "level": ["single", "bi"]}, Path("mine"))
->>> failures = sweep(runs(folders), workers=2)
->>> gather(Path("mine"))
+>>> table = sweep("p1-quick", {"seed": range(10), "level": ["single", "bi"]}, "sweeps/mine")
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
-import torch
-from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from wiring.search.experiments import Experiment, from_texts, preset, to_dict, to_json, with_fields
-from wiring.search.loop import run
+from wiring.search.experiments import Experiment, preset, to_dict, to_json, with_fields
+from wiring.search.loop import DeviceFailed, keep_memory, log_epochs, run
+from wiring.search.preflight import preflight
 from wiring.search.records import Record, check_run, is_done, load, write
-from wiring.supernet.network import Supernet
 
 #: How often a local worker may die before the runs that are left are given up; what Dask allows a task by default.
 DEATHS = 3
 #: Seconds to wait for a cluster's scheduler.
 CONNECT = 10
+#: Seconds after which a local worker that has nothing to do ends; starting one takes several.
+IDLE = 300
 #: The name of a sweep's table.
 TABLE = "results.csv"
+
+LOG = logging.getLogger(__name__)
+#: What a task is called.
+Name = TypeVar("Name", str, int)
+
+
+class Tasks(NamedTuple):
+    """What a sweep comes to: the number of its runs, how to do those not finished, and how many fit at a time."""
+
+    total: int
+    left: Mapping[str, Callable[[], object]]
+    room: int
+
+
+def sweep(
+    experiment: str | Experiment,
+    grid: Mapping[str, Iterable[Any]],
+    folder: Path | str | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    retries: int = 0,
+) -> pd.DataFrame:
+    """Run an experiment with every combination of the given values, each run in a process of its own.
+
+    Parameters
+    ----------
+    experiment
+        A preset's name, or what to run.
+    grid
+        For each field the values it takes, as in :func:`wiring.preset`.
+    folder
+        Each run has a folder there; what is finished is skipped, what is unfinished resumed. ``None`` keeps nothing.
+    workers, cluster, retries
+        As for :func:`run_tasks`; by default as many workers as there are cores for the runs' threads.
+
+    Returns
+    -------
+    DataFrame
+        The scalars of all runs in the folder (:func:`gather`).
+
+    Raises
+    ------
+    ValueError
+        Before anything runs: as :func:`runs`, or for ``workers``, ``cluster`` or ``retries``.
+    RuntimeError
+        After all runs, naming those that failed; the others stay in the folder.
+    """
+    with TemporaryDirectory() as scratch:
+        out = Path(scratch if folder is None else folder)
+        tasks = runs(experiment, grid, out, device=cluster is None)
+        failures = run_tasks(tasks.left, check_workers(tasks, workers, cluster), cluster, retries)
+        table = gather(out)
+    if failures:
+        raise RuntimeError("; ".join(f"{name}: {error}" for name, error in failures.items()))
+    return table
 
 
 def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str | None = None) -> list[Record]:
@@ -55,19 +111,23 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
     Raises
     ------
     ValueError
-        If there is no seed, or one stands twice, and as :func:`wiring.search.loop.run`.
+        If there is no seed, or one stands twice, and as :func:`wiring.run`, which may raise more.
     """
-    experiments = [replace(experiment, seed=seed) for seed in seeds]
-    if not experiments:
+    by_seed = [replace(experiment, seed=seed) for seed in seeds]
+    if not by_seed:
         raise ValueError("seeds: none given; at least one run is needed")
-    if len(set(experiments)) < len(experiments):
-        raise ValueError(f"seeds {[e.seed for e in experiments]}: a seed stands twice")
-    folders = [None if folder is None else Path(folder) / f"seed-{e.seed}" for e in experiments]
-    workers = max(1, min(len(experiments), places(experiment)))
-    records = Parallel(n_jobs=workers, return_as="generator")(
-        delayed(run)(e, path) for e, path in zip(experiments, folders, strict=True)
-    )
-    return list(tqdm(records, total=len(experiments), desc="seeds", disable=None))
+    if len(set(by_seed)) < len(by_seed):
+        raise ValueError(f"seeds {[e.seed for e in by_seed]}: a seed stands twice")
+    tasks = {
+        e.seed: partial(run, e, None if folder is None else Path(folder).resolve() / f"seed-{e.seed}") for e in by_seed
+    }
+    records: dict[int, Record] = {}
+    with closing(_outcomes(tasks, min(len(tasks), places(experiment)), "seeds")) as outcomes:
+        for seed, outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+            records[seed] = outcome
+    return [records[seed] for seed in tasks]
 
 
 def cores() -> int:
@@ -80,50 +140,63 @@ def places(experiment: Experiment) -> int:
     return 1 if experiment.device == "cuda" else max(1, cores() // experiment.threads)
 
 
+def check_workers(tasks: Tasks, workers: int | None, cluster: str | None) -> int:
+    """How many workers to start; raises ValueError where the machine has no room for those asked for."""
+    if workers is None:
+        return min(tasks.room, max(1, len(tasks.left)))
+    if cluster is None and not 1 <= workers <= tasks.room:
+        raise ValueError(
+            f"workers = {workers}: allowed: 1 to {tasks.room}, as many as there are cores for their threads"
+        )
+    return workers
+
+
 def run_name(name: str, experiment: Experiment) -> str:
     """The name of a run's folder: the preset's, and a digest of every field."""
     return f"{name}-{sha256(to_json(experiment).encode()).hexdigest()[:8]}"
 
 
-def combinations(grid: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """Every choice of one value for each field, as texts."""
+def combinations(grid: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """Every choice of one value for each field."""
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
-def experiments(name: str, grid: Mapping[str, Sequence[str]], out: Path) -> dict[Path, Experiment]:
-    """The folder of each run of a sweep, and what it runs.
+def runs(experiment: str | Experiment, grid: Mapping[str, Iterable[Any]], out: Path, device: bool = True) -> Tasks:
+    """The runs of a sweep: every combination of the given values, each in a folder of its own in ``out``.
 
     Parameters
     ----------
-    name
-        A preset.
-    grid
-        For each field its values as texts, as on the command line; all combinations are run.
+    experiment, grid
+        As for :func:`sweep`.
     out
         The folder of the sweep.
+    device
+        Whether device and data have to be there; a cluster's workers have their own.
 
     Raises
     ------
     ValueError
-        If there is no such preset, a value does not fit (pydantic.ValidationError), two runs are the same, or a folder
-        holds something else.
+        If there is no such preset, a value does not fit (pydantic.ValidationError), two runs are the same, one cannot
+        run (:func:`wiring.search.preflight.preflight`), or a folder holds something else.
     """
-    base = preset(name)
-    found = [with_fields(base, from_texts(texts)) for texts in combinations(grid)]
-    folders = {out / run_name(name, e): e for e in found}
-    if len(folders) < len(found):
-        raise ValueError(f"grid = {dict(grid)}: two of its {len(found)} runs are the same; give each value once")
+    name, base = (experiment, preset(experiment)) if isinstance(experiment, str) else ("run", experiment)
+    chosen = [with_fields(base, choice) for choice in combinations(grid)]
+    folders = {out / run_name(name, e): e for e in chosen}
+    if len(folders) < len(chosen):
+        raise ValueError(f"grid = {dict(grid)}: two of its {len(chosen)} runs are the same; give each value once")
+    for e in dict.fromkeys(replace(e, seed=0) for e in chosen):  # whatever the seed
+        preflight(e, device=device)
     for folder, e in folders.items():
-        with torch.device("meta"):  # takes no memory
-            Supernet(e.topology, e.cells, e.channels, classes=2, reductions=e.reductions)
         check_run(folder, e)
-    return folders
+    # A worker has a working folder of its own.
+    left = {str(folder): partial(run, e, folder.resolve()) for folder, e in folders.items() if not is_done(folder)}
+    return Tasks(len(chosen), left, min(map(places, chosen)))
 
 
-def sweep(
+def run_tasks(
     tasks: Mapping[str, Callable[[], object]], workers: int, cluster: str | None = None, retries: int = 0
 ) -> dict[str, str]:
-    """Do every task, each in one of several processes, with live progress on a terminal.
+    """Do every task, each in one of several processes; progress is a bar on a terminal, else lines in the log.
 
     Parameters
     ----------
@@ -144,32 +217,15 @@ def sweep(
     Raises
     ------
     ValueError
-        If there is no such cluster, or the extra ``cluster`` is not installed.
+        If ``retries`` is negative, there is no such cluster, or the extra ``cluster`` is not installed.
     """
-    left, failures = dict(tasks), {}
-    with tqdm(total=len(tasks), desc="runs", disable=None) as bar:
-        for _ in range(1 + DEATHS):
-            with _pool(workers, cluster) as pool:
-                futures = {pool.submit(_attempt, task, retries): name for name, task in left.items()}
-                for future in as_completed(futures):
-                    name, error = futures[future], future.exception()
-                    if isinstance(error, BrokenExecutor):
-                        continue
-                    said = future.result() if error is None else f"{type(error).__name__}: {error}"
-                    if said is not None:
-                        failures[name] = " ".join(said.split())
-                    del left[name]
-                    bar.set_postfix(failed=len(failures))
-                    bar.update()
-            if not left:
-                break
-    return failures | dict.fromkeys(left, f"its worker died, {1 + DEATHS} times; is there enough memory?")
-
-
-def runs(folders: Mapping[Path, Experiment]) -> dict[str, Callable[[], object]]:
-    """The tasks (:func:`sweep`) of the runs that are not finished."""
-    # A worker has a working folder of its own.
-    return {str(folder): partial(run, e, folder.resolve()) for folder, e in folders.items() if not is_done(folder)}
+    if retries < 0:
+        raise ValueError(f"retries = {retries}: must be at least 0")
+    return {
+        name: " ".join(f"{type(outcome).__name__}: {outcome}".split())
+        for name, outcome in _outcomes(tasks, workers, "runs", cluster, retries)
+        if isinstance(outcome, Exception)
+    }
 
 
 def gather(folder: Path) -> pd.DataFrame:
@@ -177,12 +233,12 @@ def gather(folder: Path) -> pd.DataFrame:
 
     In front stand the run's folder and the fields in which the runs differ. Raises RecordError if one is damaged.
     """
-    found = {path.parent.name: load(path.parent) for path in sorted(folder.glob("*/done.json"))}
-    if not found:
+    records = {path.parent.name: load(path.parent) for path in sorted(folder.glob("*/done.json"))}
+    if not records:
         return pd.DataFrame()
-    fields = pd.DataFrame({name: to_dict(record.experiment) for name, record in found.items()}, dtype=object).T
+    fields = pd.DataFrame({name: to_dict(record.experiment) for name, record in records.items()}, dtype=object).T
     varied = [name for name in fields if fields[name].map(str).nunique() > 1]
-    rows = pd.concat({name: record.scalars for name, record in found.items()}, names=["run", None])
+    rows = pd.concat({name: record.scalars for name, record in records.items()}, names=["run", None])
     return fields[varied].rename_axis("run").reset_index().merge(rows.reset_index("run"), on="run")
 
 
@@ -204,31 +260,58 @@ def write_table(folder: Path) -> int:
     return int(table["run"].nunique())
 
 
-def _attempt(task: Callable[[], object], retries: int) -> str | None:
-    """Do a task; returns the error of the last try, None if one went well."""
-    said = None
-    for _ in range(1 + retries):
+def _outcomes(
+    tasks: Mapping[Name, Callable[[], object]], workers: int, unit: str, cluster: str | None = None, retries: int = 0
+) -> Generator[tuple[Name, Any], None, None]:
+    """Do every task in a process; yields its name, and what it returned or the exception that it raised at last."""
+    left, failed = dict(tasks), 0
+    attempt = partial(_attempt, retries=retries, log=LOG.isEnabledFor(logging.INFO))
+    with tqdm(total=len(tasks), desc=unit, disable=None) as bar:
+        for _ in range(1 + DEATHS):
+            with processes(workers, cluster) as pool:
+                futures = {pool.submit(attempt, task): name for name, task in left.items()}
+                for future in as_completed(futures):
+                    name, error = futures[future], future.exception()
+                    if isinstance(error, BrokenExecutor):
+                        continue
+                    del left[name]
+                    failed += error is not None
+                    bar.set_postfix(failed=failed)
+                    bar.update()
+                    LOG.info("%d/%d %s, %d failed", len(tasks) - len(left), len(tasks), unit, failed)
+                    yield name, future.result() if error is None else error
+            if not left:
+                return
+    for name in left:
+        yield name, DeviceFailed(f"its worker died, {1 + DEATHS} times; is there enough memory?")
+
+
+def _attempt(task: Callable[[], object], retries: int, log: bool) -> object:
+    """Do a task, in a worker; raises what the last try raised."""
+    keep_memory()
+    if log:
+        log_epochs()
+    for _ in range(retries):
         try:
-            task()
-        except Exception as error:  # whatever it is, the other runs go on
-            said = f"{type(error).__name__}: {error}"
-        else:
-            return None
-    return said
+            return task()
+        except Exception:  # whatever it is, it may go well the next time
+            continue
+    return task()
 
 
 @contextmanager
-def _pool(workers: int, cluster: str | None) -> Iterator[Executor]:
+def processes(workers: int, cluster: str | None) -> Iterator[Executor]:
     """Processes that tasks can be submitted to: this machine's, or a Dask cluster's."""
     if cluster is None:
         # What the tasks compute outside a run, which sets its own, must not take more threads than there are cores.
-        pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(max(1, cores() // workers))})
+        # Workers that started in another working folder are not used again.
+        env = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), "PWD": str(Path.cwd())}
+        pool = get_reusable_executor(workers, timeout=IDLE, env=env)
         try:
             yield pool
         except BaseException:
             pool.shutdown(wait=True, kill_workers=True)
             raise
-        pool.shutdown(wait=True)
         return
     try:
         from distributed import Client

@@ -24,12 +24,13 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
-from wiring.chapters import EXECUTION, chapters, parameters
+from wiring.chapters import chapters, parameters
 from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.search.searchers import dropped
 from wiring.supernet.operations import NAMES, NONE
 
 from wiring_book import explorer, glossary, players, typeset
+from wiring_book.build import EXECUTION
 
 #: The one variable that makes the book live: the address of its repository.
 REPOSITORY = "WIRING_REPOSITORY"
@@ -153,7 +154,7 @@ def provenance(name: str, records: Sequence[Record]) -> str:
     versions = sorted({f"{key} {number}" for own in made for key, number in own["versions"].items()})
     return (
         f"Records: `data/reference/{name}`, seeds {min(seeds)} to {max(seeds)} ({len(seeds)} runs), each made by "
-        f"`python -m wiring run {name} --seed N` on {', '.join(sorted({str(own['data']) for own in made}))}; "
+        f"`wiring run {name} --seed N` on {', '.join(sorted({str(own['data']) for own in made}))}; "
         f"finished {' to '.join(dict.fromkeys((dates[0], dates[-1])))} with {', '.join(versions)}."
     )
 
@@ -168,7 +169,7 @@ class Rerun(_Generated):
         first = next(iter(parameters(name).items()))
         text = (
             f"Download this chapter as a notebook with the button at the top of the page, or, in a checkout, run\n\n"
-            f"```bash\npython -m wiring rerun {name} -p {first[0]} {first[1].default}\n"
+            f"```bash\nwiring rerun {name} -p {first[0]} {first[1].default}\n"
             f"papermill book/{name}.ipynb {name}-again.ipynb -p {first[0]} {first[1].default}\n```\n\n"
             f"with any of its parameters changed:\n\n{table(('parameter', 'default', 'meaning'), rows)}\n"
         )
