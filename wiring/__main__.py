@@ -11,7 +11,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -248,22 +247,16 @@ def _add_verdicts(commands: Commands) -> None:
 
 
 def _verdicts(options: argparse.Namespace) -> None:
-    from wiring.evidence.claims import CLAIMS
     from wiring.evidence.verdicts import judge_all
 
     if options.json is not None and options.json.exists():
         raise ValueError(f"json = '{options.json}': exists; nothing is overwritten, choose another file")
-    found = judge_all()
-    for own in found:
-        source = CLAIMS[own.claim].reference
-        print(own, f"({f'records: {source}' if source else 'checked now'})")
+    rows = []
+    for verdict in judge_all():
+        source = verdict.claim.reference
+        print(verdict, f"({f'records: {source}' if source else 'checked now'})", flush=True)
+        rows.append(verdict.to_dict())
     if options.json is not None:
-        # JSON has no NaN: what there is no number for is null.
-        rows = [
-            {key: None if value != value else value for key, value in asdict(own).items()}
-            | {"statement": CLAIMS[own.claim].statement, "records": CLAIMS[own.claim].reference}
-            for own in found
-        ]
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 

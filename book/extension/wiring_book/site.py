@@ -26,7 +26,6 @@ from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 from wiring.chapters import EXECUTION, chapters, parameters
 from wiring.search.records import REFERENCE, Record, load_reference
-from wiring.search.searchers import dropped
 from wiring.supernet.operations import NAMES, NONE
 
 from wiring_book import explorer, glossary, players, typeset
@@ -69,36 +68,38 @@ class _Generated(SphinxDirective):
         return list(parsed.children)
 
     def records(self, name: str) -> list[Record]:
-        found = load_reference(name)
-        if not found:
+        """The recorded runs of a preset, on which the page then depends."""
+        if not (records := load_reference(name)):
             raise self.error(f"{name!r}: no such reference records")
         self.depend_on(REFERENCE / name)
-        return found
+        return records
 
 
 class Player(_Generated):
     """Recorded searches, played epoch by epoch."""
 
     def run(self) -> list[nodes.Node]:
+        """The table of the first run's last epoch, which the script turns into the player."""
         names = self.arguments[0].split() if self.arguments else players.searches()
-        found = [self.records(name) for name in names]
-        record = found[0][0]
-        epoch = record.experiment.epochs
+        first, *_ = [self.records(name) for name in names]
+        record = first[0]
+        epoch, run = record.experiment.epochs, players.runs(record)[0]
         rows = [
-            (f"{number}: {edge[0]} → {edge[1]}", *cells)
-            for (number, edge), cells in zip(enumerate(record.experiment.topology.edges), _state(record), strict=True)
+            (f"{number}: {i} → {j}", *state)
+            for (number, (i, j)), state in zip(
+                enumerate(record.experiment.topology.edges), _last_state(run), strict=True
+            )
         ]
         header = ("edge", "most probable", "its p", "p(None)", "cost (nats)")
-        caption = f"{players.title(names[0], record)}, seed {record.experiment.seed}, epoch {epoch} of {epoch}"
+        caption = f"{players.caption(names[0], record)}, seed {run['seed']}, epoch {epoch} of {epoch}"
         attributes = f'data-player="search" data-runs="{" ".join(names)}"'
         return [_player(attributes, html_table(caption, header, rows))]
 
 
-def _state(record: Record) -> Iterator[tuple[str, str, str, str]]:
-    """A row per edge after the last epoch."""
-    probability = record.arrays["probability"][-1, 0]
-    for p, gone, cost in zip(probability, dropped(probability), players.edge_costs(record)[-1], strict=True):
-        yield NAMES[NONE if gone else p.argmax()], f"{p.max():.3f}", f"{p[NONE]:.3f}", _signed(cost)
+def _last_state(run: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Of every edge after the last epoch: its most probable operation, this one's p, None's, and the edge's cost."""
+    for p, cost in zip(run["probability"][-1], run["cost"][-1], strict=True):
+        yield NAMES[p.index(max(p))], f"{max(p):.3f}", f"{p[NONE]:.3f}", _signed(cost)
 
 
 class Explorer(_Generated):
@@ -109,9 +110,10 @@ class Explorer(_Generated):
     weights = "trained"
 
     def run(self) -> list[nodes.Node]:
+        """The table of the first architecture, which the script turns into the explorer."""
         self.depend_on(explorer.PATH)
         values = dict(
-            zip(explorer.QUANTITIES, explorer.load()[self.weights][:, *self.chosen] * explorer.STEP, strict=True)
+            zip(explorer.QUANTITIES, explorer.load_costs()[self.weights][:, *self.chosen] * explorer.STEP, strict=True)
         )
         rows = []
         for edge, operation in enumerate(self.chosen):
@@ -141,6 +143,7 @@ class Provenance(_Generated):
     """Which records, command, seeds, date and versions are behind a figure."""
 
     def run(self) -> list[nodes.Node]:
+        """A sentence a preset, small, under the figure."""
         text = "\n\n".join(provenance(name, self.records(name)) for name in self.arguments[0].split())
         return [nodes.container("", *self.markdown(text), classes=["wiring-provenance"])]
 
@@ -153,7 +156,7 @@ def provenance(name: str, records: Sequence[Record]) -> str:
     versions = sorted({f"{key} {number}" for own in made for key, number in own["versions"].items()})
     return (
         f"Records: `data/reference/{name}`, seeds {min(seeds)} to {max(seeds)} ({len(seeds)} runs), each made by "
-        f"`python -m wiring run {name} --seed N` on {', '.join(sorted({str(own['data']) for own in made}))}; "
+        f"`wiring run {name} --seed N` on {', '.join(sorted({str(own['data']) for own in made}))}; "
         f"finished {' to '.join(dict.fromkeys((dates[0], dates[-1])))} with {', '.join(versions)}."
     )
 
@@ -162,13 +165,14 @@ class Rerun(_Generated):
     """The command that runs a chapter with other parameters, and what these are."""
 
     def run(self) -> list[nodes.Node]:
+        """Two commands, and the chapter's parameters as a table."""
         name = self.arguments[0]
         self.depend_on(chapters()[name])
         rows = [(f"`{key}`", f"`{own.default}`", own.help) for key, own in parameters(name).items()]
         first = next(iter(parameters(name).items()))
         text = (
             f"Download this chapter as a notebook with the button at the top of the page, or, in a checkout, run\n\n"
-            f"```bash\npython -m wiring rerun {name} -p {first[0]} {first[1].default}\n"
+            f"```bash\nwiring rerun {name} -p {first[0]} {first[1].default}\n"
             f"papermill book/{name}.ipynb {name}-again.ipynb -p {first[0]} {first[1].default}\n```\n\n"
             f"with any of its parameters changed:\n\n{table(('parameter', 'default', 'meaning'), rows)}\n"
         )
@@ -179,6 +183,7 @@ class Status(_Generated):
     """What the book was built from."""
 
     def run(self) -> list[nodes.Node]:
+        """Three tables: records, times, versions."""
         names = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
         rows = []
         for name in names:
@@ -255,6 +260,7 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    """Tell Sphinx of the directives, and what to do when."""
     for directive in (Player, Explorer, Provenance, Rerun, Status):
         app.add_directive(directive.__name__.lower(), directive)
     typeset.setup(app)
