@@ -18,7 +18,7 @@ from wiring.supernet.operations import NONE
 @pytest.fixture(scope="module")
 def run():
     """A search in a normal cell and a reduction cell, with other probabilities in the two."""
-    sizes = {"epochs": 2, "images": 64, "batch": 32, "channels": 2, "image_size": 8}
+    sizes = {"epochs": 2, "images": 64, "batch": 32, "channels": 4, "image_size": 8}
     e = preset("p1-quick", cells=2, reductions=[1], **sizes)
     search = Search(e, datasets.load(e.data, e.image_size, e.images, e.seed))
     for _ in range(e.epochs):
