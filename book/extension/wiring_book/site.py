@@ -12,6 +12,7 @@ Everything is generated while the book is built, from the records and the notebo
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.metadata import version
@@ -246,9 +247,13 @@ def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], d
 
 
 def _write_assets(app: Sphinx, error: Exception | None) -> None:
-    """Put the plotting library and the players' data where their script finds them."""
+    """Put the plotting library and the players' data where their script finds them.
+
+    Our own style sheet and script, too: Sphinx copies them only when it writes a page.
+    """
     if error or app.builder.format != "html":
         return
+    shutil.copytree(Path(app.srcdir) / "_static", Path(app.outdir) / "_static", dirs_exist_ok=True)
     library = typeset.package_data("plotly", "package_data", "plotly.min.js")
     folder = Path(app.outdir) / "_static" / "players"
     folder.mkdir(parents=True, exist_ok=True)
