@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -284,19 +283,15 @@ def _add_verdicts(parser: Parser) -> None:
 
 
 def _verdicts(options: argparse.Namespace) -> None:
-    from wiring.evidence.claims import CLAIMS
     from wiring.evidence.verdicts import judge_all
 
     if options.json is not None and options.json.exists():
         raise ValueError(f"json = '{options.json}': exists; nothing is overwritten, choose another file")
     rows = []
     for verdict in judge_all():
-        claim = CLAIMS[verdict.claim]
-        source = f"records: {claim.reference}" if claim.reference else "checked now"
-        print(verdict, f"({source})", flush=True)
-        # JSON has no NaN: what there is no number for is null.
-        numbers = {key: None if value != value else value for key, value in asdict(verdict).items()}
-        rows.append(numbers | {"statement": claim.statement, "records": claim.reference})
+        source = verdict.claim.reference
+        print(verdict, f"({f'records: {source}' if source else 'checked now'})", flush=True)
+        rows.append(verdict.to_dict())
     tally = Counter(row["verdict"] for row in rows)
     print(f"{tally['holds']} hold, {tally['fails']} fail, {tally['undecided']} undecided")
     if options.json is not None:

@@ -1,6 +1,9 @@
 """The book's figures. One visual language: an edge's colour tells where it starts, in every figure.
 
-Every function takes topologies or records and returns a matplotlib figure; none reads a file.
+Every function takes topologies or records and returns a matplotlib figure; none reads a file. Where records are taken,
+one alone will do:
+
+>>> figures.none_probability(run("p1-quick"))
 """
 
 import io
@@ -11,21 +14,31 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _MatplotlibFigure
-from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from wiring.evidence.measures import generalisation_gap, late_search_cost, retained, retention
+from wiring.evidence.measures import (
+    CELL_TYPES,
+    cells_of_types,
+    counted_edges,
+    generalisation_gap,
+    late_search_cost,
+    retained,
+    retention,
+    scalars_of,
+)
 from wiring.search.records import GROUPS, Record
 from wiring.search.searchers import dropped
 from wiring.supernet.operations import NAMES, NONE
 from wiring.supernet.topology import Topology
 
 _PALETTE = sns.color_palette("colorblind")
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 #: Colour of the edges that start at the last input node, the one before it, and at intermediate nodes.
 ORIGINS = {
     "from the last cell": _PALETTE[0],
@@ -33,6 +46,9 @@ ORIGINS = {
     "intermediate": _PALETTE[1],
 }
 OUTPUT = "0.45"
+
+#: The runs of a figure: several that differ in their seed, or one.
+Runs = Sequence[Record] | Record
 
 
 class Figure(_MatplotlibFigure):
@@ -74,6 +90,23 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, list(axes.flat)
 
 
+def _several(runs: Runs) -> Sequence[Record]:
+    return [runs] if isinstance(runs, Record) else runs
+
+
+def _origins(topology: Topology) -> list[Patch]:
+    """A legend's entries: the colours that a topology's edges have."""
+    used = dict.fromkeys(edge_origin(topology, number) for number in range(len(topology.edges)))
+    return [Patch(color=ORIGINS[origin], label=origin) for origin in used]
+
+
+def _share_legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """Let the legend of one panel stand for all of them, above the figure."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, frameon=False)
+    if legend := axes.get_legend():
+        legend.remove()
+
+
 def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
     """The cell as a graph: nodes in a row from input to output, edges numbered as in the paper.
 
@@ -95,10 +128,7 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
         for j in topology.output:
             _arrow(axes, places[j], places[topology.nodes], OUTPUT)
         _nodes(axes, topology, places)
-        used = dict.fromkeys(edge_origin(topology, number) for number in range(len(topology.edges)))
-        handles = [Patch(color=ORIGINS[kind], label=kind) for kind in used] + [
-            Patch(color=OUTPUT, label="concatenation")
-        ]
+        handles = [*_origins(topology), Patch(color=OUTPUT, label="concatenation")]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -202,25 +232,28 @@ def _ways(topology: Topology, node: int) -> list[list[tuple[int, int]]]:
 
 
 def cost_map(costs: Float[np.ndarray, "cell edge"], topology: Topology) -> Figure:
-    """The cost of every edge in every cell and, apart, each cell's sum; red costs, blue earns."""
+    """The cost of every edge in every cell and, apart, each cell's sum, in nats; red costs, blue earns."""
     with _style():
         figure = Figure(figsize=(8.0, 1.3 + 0.32 * len(costs)))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
         sums = costs.sum(1, keepdims=True)
         top = float(np.abs(np.concatenate([costs, sums], axis=1)).max())
+        look: dict[str, Any] = {
+            "cmap": "RdBu_r",
+            "vmin": -top,
+            "vmax": top,
+            "cbar": False,
+            "fmt": "",
+            "annot_kws": {"size": 8},
+        }
         for axes, values in ((left, costs), (right, sums)):
-            image = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
-            if values.size <= 60:
-                for (row, column), value in np.ndenumerate(values):
-                    ink = "white" if abs(value) > 0.6 * top else "black"
-                    text = f"{value:.2g}" if abs(value) > 1e-10 * top else "0"
-                    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
-            axes.spines[:].set_visible(False)
-        left.set(xlabel="edge", ylabel="cell", yticks=range(len(costs)), xticks=range(costs.shape[1]))
-        left.set_xticklabels([f"{number}" for number in range(costs.shape[1])])
-        right.set(xticks=[0], xticklabels=["sum"])
+            texts = np.array([f"{x:.2g}" if abs(x) > 1e-10 * top else "0" for x in values.flat]).reshape(values.shape)
+            sns.heatmap(values, annot=texts if values.size <= 60 else None, ax=axes, **look)
+        left.set(xlabel="edge", ylabel="cell")
+        left.tick_params(axis="y", rotation=0)
+        right.set_xticklabels(["sum"])
         right.tick_params(axis="y", length=0)
-        figure.colorbar(image, ax=[left, right], label="cost (nats)")
+        figure.colorbar(left.collections[0], ax=[left, right], label="cost (nats)")
     return figure
 
 
@@ -233,109 +266,124 @@ def powers(
     """Measured curves as points and predicted ones as lines, each by its name, on logarithmic axes."""
     with _style():
         figure, (axes,) = _figure(8.0, 3.4)
-        markers = ("o", "s", "^", "D", "v", "P", "X")
-        for (name, (x, y)), colour, marker in zip(curves.items(), cycle(_PALETTE), cycle(markers)):
+        for (name, (x, y)), colour, marker in zip(curves.items(), cycle(_PALETTE), cycle(_MARKERS)):
             axes.plot(x, y, marker, color=colour, ms=5, label=name)
         for (name, (x, y)), line in zip(predictions.items(), cycle(("-", "--", "-.", ":"))):
             axes.plot(x, y, line, color="0.3", lw=1.2, label=name, zorder=0)
         axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        _share_legend(figure, axes, 2)
     return figure
 
 
-def dose_response(groups: Mapping[str, Sequence[Record]]) -> Figure:
+def dose_response(groups: Mapping[str, Runs]) -> Figure:
     """Share of the edges retained in bi-level runs, a point per run and a colour per named group of runs.
 
     Left against the gap in accuracy between the splits, right against the search split's cost late in the search.
     """
+    doses = {
+        "accuracy: training − search split": generalisation_gap,
+        "L − H on the search split (nats)": late_search_cost,
+    }
+    kept = "share of edges retained"
+    table = pd.DataFrame(
+        {dose: measure(record) for dose, measure in doses.items()} | {"runs": name, kept: retention(record)}
+        for name, records in groups.items()
+        for record in _several(records)
+    )
+    look: dict[str, Any] = {
+        "hue": "runs",
+        "style": "runs",
+        "palette": _PALETTE[: len(groups)],
+        "markers": _MARKERS[: len(groups)],
+    }
     with _style():
         figure = Figure(figsize=(8.0, 3.2))
         left, right = figure.subplots(1, 2, sharey=True)
-        for (name, records), colour, marker in zip(
-            groups.items(), cycle(_PALETTE), cycle(("o", "s", "^", "D", "v", "P"))
-        ):
-            kept = [retention(record) for record in records]
-            for axes, quantity in ((left, generalisation_gap), (right, late_search_cost)):
-                doses = [quantity(record) for record in records]
-                axes.plot(doses, kept, marker, color=colour, ms=7, alpha=0.8, label=name)
-        left.set(xlabel="accuracy: training − search split", ylabel="share of edges retained", ylim=(-0.05, 1.05))
-        right.set(xlabel="L − H on the search split (nats)")
+        for axes, dose in zip((left, right), doses, strict=True):
+            sns.scatterplot(table, x=dose, y=kept, ax=axes, legend=axes is left and "full", s=55, alpha=0.8, **look)
+        left.set(ylim=(-0.05, 1.05))
         right.axvline(0, color="0.6", lw=0.8)
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+        _share_legend(figure, left, 2)
     return figure
 
 
-def retention_map(groups: Mapping[str, Sequence[Record]]) -> Figure:
-    """The share of the runs that retain an edge: a panel per named group, a row per first node, a column per last."""
+def retention_map(groups: Mapping[str, Runs]) -> Figure:
+    """The share of the runs that retain an edge, a row per first node, a column per last.
+
+    A panel per named group and type of cell; an edge without a choice is left blank.
+    """
+    panels_of = [(name, kind) for name, runs in groups.items() for kind in cells_of_types(_several(runs)[0])]
     with _style():
         figure = Figure(figsize=(8.0, 3.3))
-        panels = figure.subplots(1, len(groups), squeeze=False)[0]
-        for axes, (name, records) in zip(panels, groups.items(), strict=True):
-            topology = records[0].experiment.topology
+        panels = figure.subplots(1, len(panels_of), squeeze=False)[0]
+        for axes, (name, kind) in zip(panels, panels_of, strict=True):
+            records = _several(groups[name])
+            topology, edges = records[0].experiment.topology, counted_edges(records[0])
             share = np.mean([retained(record) for record in records], axis=0)
             first, nodes = len(topology.inputs), topology.nodes
-            grid = np.full((nodes - 1, nodes - first), np.nan)
-            for (i, j), value in zip(topology.edges, share, strict=True):
-                grid[i, j - first] = value
-                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="black" if value < 0.4 else "white")
-            extent = (first - 0.5, nodes - 0.5, nodes - 1.5, -0.5)
-            image = axes.imshow(grid, cmap="viridis_r", vmin=0, vmax=1, extent=extent, aspect="auto")
-            axes.axhline(first - 0.5, color="0.2", lw=1.2)
-            axes.set(title=name, xlabel="to node", xticks=range(first, nodes), yticks=range(nodes - 1))
-            axes.spines[:].set_visible(False)
+            grid = pd.DataFrame(np.nan, index=range(nodes - 1), columns=range(first, nodes))
+            for (kind_of_edge, edge), value in zip(edges, share, strict=True):
+                if kind_of_edge == kind:
+                    grid.loc[topology.edges[edge]] = value
+            sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis_r", vmin=0, vmax=1, cbar=False, ax=axes)
+            axes.axhline(first, color="0.2", lw=1.2)
+            axes.set(title=_of_type(records[0], kind, name), xlabel="to node")
+            axes.tick_params(axis="y", rotation=0)
         panels[0].set_ylabel("from node")
-        figure.colorbar(image, ax=list(panels), label="share of runs that retain the edge")
+        figure.colorbar(panels[0].collections[0], ax=list(panels), label="share of runs that retain the edge")
     return figure
 
 
-def splits(bi: Sequence[Record], single: Sequence[Record]) -> Figure:
+def _of_type(record: Record, kind: int, title: str) -> str:
+    """A panel's title, which names the type of its cells where there are several."""
+    return f"{title}\n{CELL_TYPES[kind]} cells" if len(cells_of_types(record)) > 1 else title
+
+
+def splits(bi: Runs, single: Runs) -> Figure:
     """L, H and cost over the epochs, for all, correct and wrong images; mean and range over seeds.
 
     Shown are both splits of bi-level runs, and the one of single-level runs.
     """
     quantities = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
     curves = {
-        "bi-level, training split": (bi, "training", _PALETTE[0], "-"),
-        "bi-level, search split": (bi, "search", _PALETTE[3], "--"),
-        "single-level": (single, "training", _PALETTE[7], ":"),
+        "bi-level, training split": (bi, "training", _PALETTE[0]),
+        "bi-level, search split": (bi, "search", _PALETTE[3]),
+        "single-level": (single, "training", _PALETTE[7]),
     }
+    table = pd.concat(
+        scalars_of(record, split, group).assign(runs=name)
+        for name, (runs, split, _) in curves.items()
+        for record, group in product(_several(runs), GROUPS)
+    )
+    look: dict[str, Any] = {"hue": "runs", "style": "runs", "palette": [colour for *_, colour in curves.values()]}
     with _style():
         figure = Figure(figsize=(8.0, 6.2))
         panels = figure.subplots(3, 3, sharex=True, sharey="row")
-        for (row, (quantity, label)), (column, group) in product(enumerate(quantities.items()), enumerate(GROUPS)):
-            axes = panels[row][column]
-            for name, (runs, split, colour, line) in curves.items():
-                tables = [record.scalars for record in runs]
-                rows = [(table["split"] == split) & (table["group"] == group) for table in tables]
-                values = np.stack([table[own][quantity] for table, own in zip(tables, rows, strict=True)])
-                epochs = np.arange(1, values.shape[1] + 1)
-                axes.plot(epochs, values.mean(0), line, color=colour, label=name)
-                axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
+        for axes, (quantity, group) in zip(panels.flat, product(quantities, GROUPS), strict=True):
+            rows = table[table.group == group]
+            sns.lineplot(rows, x="epoch", y=quantity, errorbar=("pi", 100), ax=axes, **look)
             axes.axhline(0, color="0.6", lw=0.8)
-            if row == 0:
-                axes.set_title("all images" if group == "all" else f"{group}ly classified")
-            if column == 0:
-                axes.set_ylabel(label)
+            axes.set(xlabel="", ylabel=quantities[quantity])
+            axes.legend().remove()
+        for axes, group in zip(panels[0], GROUPS, strict=True):
+            axes.set_title("all images" if group == "all" else f"{group}ly classified")
         figure.supxlabel("epoch")
-        handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+        _share_legend(figure, panels[0][0], 3)
     return figure
 
 
-def cost_means(states: Mapping[str, Sequence[Record]]) -> Figure:
+def cost_means(states: Mapping[str, Runs]) -> Figure:
     """Mean cost of every operation on every edge in the last epoch, a row per state, with the range over its steps.
 
     The mean is over seeds, the range from any step's least to its largest; the axis is linear up to 0.05 nats.
+    Raises ValueError if a run has several cells.
     """
-    topology = next(iter(states.values()))[0].experiment.topology
+    topology = _one_cell(states)
     with _style():
         figure, panels = _figure(8.0, 0.9 + 2.2 * len(states), len(states), len(topology.edges))
-        for number, (axes, (records, edge)) in enumerate(
-            zip(panels, product(states.values(), range(len(topology.edges))), strict=True)
-        ):
+        for axes, (runs, edge) in zip(panels, product(states.values(), range(len(topology.edges))), strict=True):
             low, mean, high = (
-                np.stack([record.arrays[f"cost_{key}"][-1, 0, 0, edge, NONE + 1 :] for record in records])
+                np.stack([record.arrays[f"cost_{key}"][-1, 0, 0, edge, NONE + 1 :] for record in _several(runs)])
                 for key in ("min", "mean", "max")
             )
             place = np.arange(mean.shape[1])
@@ -346,26 +394,37 @@ def cost_means(states: Mapping[str, Sequence[Record]]) -> Figure:
             axes.set_yscale("symlog", linthresh=0.05)
             axes.set_yticks([-0.1, -0.05, 0, 0.05, 0.1], ["−0.1", "−0.05", "0", "0.05", "0.1"])
             axes.set_xticks(place, NAMES[NONE + 1 :], rotation=90, fontsize=7.5)
-            if number < len(topology.edges):
-                axes.set_title(f"edge {edge} {topology.edges[edge]}")
-        for row, state in enumerate(states):
-            panels[row * len(topology.edges)].set_ylabel(f"{state}:\ncost (nats)")
+        for axes, (edge, ends) in zip(panels, enumerate(topology.edges), strict=False):
+            axes.set_title(f"edge {edge} {ends}")
+        for axes, state in zip(panels[:: len(topology.edges)], states, strict=True):
+            axes.set_ylabel(f"{state}:\ncost (nats)")
     return figure
 
 
-def edge_costs(groups: Mapping[str, Sequence[Record]]) -> Figure:
-    """Mean cost of what was drawn on the two edges into the last node, over the epochs, a panel per group of runs."""
+def _one_cell(groups: Mapping[str, Runs]) -> Topology:
+    """The topology of the first group's runs. Raises ValueError if any run has more cells than one."""
+    experiments = [record.experiment for runs in groups.values() for record in _several(runs)]
+    if cells := max(experiment.cells for experiment in experiments) - 1:
+        raise ValueError(f"cells = {cells + 1}: this figure shows the costs of one cell; allowed: 1")
+    return experiments[0].topology
+
+
+def edge_costs(groups: Mapping[str, Runs]) -> Figure:
+    """Mean cost of what was drawn on the two edges into the last node, over the epochs, a panel per group of runs.
+
+    Raises ValueError if a run has several cells.
+    """
+    _one_cell(groups)
     with _style():
         figure, panels = _figure(8.0, 3.0, 1, len(groups))
         for axes, (title, records) in zip(panels, groups.items(), strict=True):
-            topology = records[0].experiment.topology
+            topology = _several(records)[0].experiment.topology
             for edge in (len(topology.edges) - 2, len(topology.edges) - 1):
                 colour = ORIGINS[edge_origin(topology, edge)]
-                means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in records]
+                means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in _several(records)]
                 curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
                 epochs = range(1, curves.shape[1] + 1)
-                for curve in curves:
-                    axes.plot(epochs, curve, color=colour, lw=0.7, alpha=0.5)
+                axes.plot(epochs, curves.T, color=colour, lw=0.7, alpha=0.5)
                 axes.plot(epochs, curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
             axes.axhline(0, color="0.4", lw=0.8)
             axes.set_title(title)
@@ -389,82 +448,82 @@ def initial_costs(costs: Sequence[float], low: float, high: float) -> Figure:
     return figure
 
 
-def cost_against_accuracy(records: Sequence[Record]) -> Figure:
+def cost_against_accuracy(records: Runs) -> Figure:
     """The cost at the last cell against the accuracy, a point per epoch and seed; and apart by group of images."""
+    table = pd.concat(record.scalars.query("split == 'training'") for record in _several(records))
+    look: dict[str, Any] = {"edgecolor": "none", "s": 14, "alpha": 0.7}
     with _style():
         figure = Figure(figsize=(8.0, 3.2))
         left, right = figure.subplots(1, 2)
-        groups = {"correct": ("o", _PALETTE[2]), "wrong": ("s", _PALETTE[3])}
-        for record in records:
-            scalars = record.scalars.query("split == 'training'")
-            every = scalars.query("group == 'all'")
-            left.plot(every.accuracy, every.cost, "o", color=_PALETTE[4], ms=3.5, alpha=0.7)
-            for group, (marker, colour) in groups.items():
-                own = scalars[scalars.group == group]
-                right.plot(own.epoch, own.cost, marker, color=colour, ms=3.5, alpha=0.7)
+        sns.scatterplot(table[table.group == "all"], x="accuracy", y="cost", color=_PALETTE[4], ax=left, **look)
+        look |= {"hue": "group", "style": "group", "palette": _PALETTE[2:4], "markers": _MARKERS[:2]}
+        sns.scatterplot(table[table.group != "all"], x="epoch", y="cost", ax=right, **look)
         for axes in (left, right):
             axes.axhline(0, color="0.6", lw=0.8)
         left.set(xlabel="accuracy (share of images)", ylabel="cost L − H (nats)", title="all images, an epoch a point")
         right.set(xlabel="epoch", ylabel="cost of an image (nats)", title="by how an image is classified")
-        handles = [Line2D([], [], color=c, marker=m, ls="", label=name) for name, (m, c) in groups.items()]
-        right.legend(handles=handles, frameon=False)
+        right.legend(frameon=False)
     return figure
 
 
-def none_probability(records: Sequence[Record]) -> Figure:
-    """p(None) of every edge over the epochs, one panel per edge: a line per seed, the mean thick.
+def none_probability(records: Runs) -> Figure:
+    """p(None) of every edge over the epochs, one panel per edge and type of cell: a line per seed, the mean thick.
 
     The dots below the curves mark the epochs at which the edge is dropped, one row per seed.
     """
-    topology = records[0].experiment.topology
+    records = _several(records)
+    topology, types = records[0].experiment.topology, list(cells_of_types(records[0]))
+    columns = min(5, len(topology.edges))
+    rows = -(-len(topology.edges) // columns)
+    probability = np.stack([record.arrays["probability"] for record in records])
+    gone = dropped(probability)
+    epochs = np.arange(probability.shape[1])
+    top = min(1.0, 1.15 * float(probability[:, :, types, :, NONE].max()))
+    step = 0.05 * top  # between the rows of dots below the axis
     with _style():
-        columns = min(5, len(topology.edges))
-        rows = -(-len(topology.edges) // columns)
-        figure, panels = _figure(8.0, 0.6 + 2.1 * rows, rows, columns)
-        curves = np.stack([record.arrays["probability"][:, 0] for record in records])
-        gone = dropped(curves)
-        epochs = np.arange(curves.shape[1])
-        top = min(1.0, 1.15 * float(curves[..., NONE].max()))
-        row = 0.05 * top  # the dots' rows, below the axis
-        for number, panel in enumerate(panels):
-            if number >= len(topology.edges):
+        figure, panels = _figure(8.0, 0.6 + 2.1 * rows * len(types), rows * len(types), columns)
+        places = product(types, range(rows * columns))
+        for panel, (kind, edge) in zip(panels, places, strict=True):
+            if edge >= len(topology.edges):
                 panel.axis("off")
                 continue
-            colour = ORIGINS[edge_origin(topology, number)]
-            for seed, curve in enumerate(curves[:, :, number, NONE]):
-                panel.plot(epochs, curve, color=colour, lw=0.8, alpha=0.6)
-                when = epochs[gone[seed, :, number]]
-                panel.plot(when, np.full(len(when), -row * (seed + 1)), ".", color=colour, ms=3)
-            panel.plot(epochs, curves[:, :, number, NONE].mean(0), color=colour, lw=2.2)
+            colour = ORIGINS[edge_origin(topology, edge)]
+            curves = probability[:, :, kind, edge, NONE]
+            panel.plot(epochs, curves.T, color=colour, lw=0.8, alpha=0.6)
+            panel.plot(epochs, curves.mean(0), color=colour, lw=2.2)
+            for seed, when in enumerate(gone[:, :, kind, edge], 1):
+                panel.plot(epochs[when], np.full(when.sum(), -step * seed), ".", color=colour, ms=3)
             panel.axhline(0, color="0.6", lw=0.6)
-            panel.set_title(f"edge {number} {topology.edges[number]}")
-            panel.set_ylim(-row * (len(records) + 1), top)
-            panel.set_yticks(
-                [tick for tick in ((0, 0.5, 1.0) if top >= 0.5 else (0, 0.1, 0.2, 0.3, 0.4)) if tick <= top]
-            )
+            panel.set_title(_of_type(records[0], kind, f"edge {edge} {topology.edges[edge]}"))
+        panels[0].set_ylim(-step * (len(records) + 1), top)
+        panels[0].set_yticks(
+            [tick for tick in ((0, 0.5, 1.0) if top >= 0.5 else (0, 0.1, 0.2, 0.3, 0.4)) if tick <= top]
+        )
         figure.supxlabel("epoch")
         figure.supylabel("p(None)")
-        used = dict.fromkeys(edge_origin(topology, number) for number in range(len(topology.edges)))
-        figure.legend(
-            handles=[Patch(color=ORIGINS[kind], label=kind) for kind in used],
-            loc="outside upper center",
-            ncols=3,
-            frameon=False,
-        )
+        figure.legend(handles=_origins(topology), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
-def growth(records: Sequence[Record]) -> Figure:
-    """Share of the edges that are dropped, and the cost at the last cell's output, over the epochs; a line per seed."""
+def growth(records: Runs) -> Figure:
+    """Share of the edges that are dropped, and the cost at the last cell's output, over the epochs; a line per seed.
+
+    The share is of each type of cell, the cost on the split that α learns from.
+    """
     with _style():
         figure = Figure(figsize=(8.0, 2.9))
         left, right = figure.subplots(1, 2, sharex=True)
-        for record in records:
-            share = dropped(record.arrays["probability"]).mean((1, 2))
-            left.plot(share, color=_PALETTE[3], lw=1.2, alpha=0.7)
-            last = record.scalars.query("group == 'all' and split == @record.scalars.split.iloc[-1]")
-            right.plot(last.epoch, last.cost, color=_PALETTE[4], lw=1.2, alpha=0.7)
+        for number, record in enumerate(_several(records)):
+            types = cells_of_types(record)
+            shares = dropped(record.arrays["probability"]).mean(2)
+            for kind, line in zip(types, ("-", "--"), strict=False):
+                label = f"{CELL_TYPES[kind]} cells" if not number else None
+                left.plot(shares[:, kind], line, color=_PALETTE[3], lw=1.2, alpha=0.7, label=label)
+            scalars = scalars_of(record)
+            right.plot(scalars.epoch, scalars.cost, color=_PALETTE[4], lw=1.2, alpha=0.7)
         left.set(xlabel="epoch", ylabel="share of edges dropped", ylim=(-0.03, 1.03))
         right.set(xlabel="epoch", ylabel="L − H at the output (nats)")
         right.axhline(0, color="0.6", lw=0.8)
+        if len(types) > 1:
+            left.legend(frameon=False)
     return figure

@@ -1,5 +1,5 @@
 /* The book's players: recorded searches, and the cost explorer. Only a page that has one loads the library and data.
-   Each takes over the table that stands in the page (see wiring/site.py) and keeps it in step with the pictures. */
+   Each takes over the table that stands in the page (see wiring_book/site.py) and keeps it in step with the pictures. */
 "use strict";
 (() => {
   // Opened from disk, a page may load scripts and nothing else: neither data nor a search result's text by fetch.

@@ -1,10 +1,12 @@
 """The chapters as committed: what prints or draws has an output, figures have words, parameters have types."""
 
 import ast
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 import yaml
+from wiring_book import site
 
 from wiring.chapters import BOOK, TYPES, chapters, parameters
 
@@ -61,3 +63,11 @@ def test_nothing_that_differs_from_run_to_run_is_stored(name):
     assert set(NOTEBOOKS[name].metadata) <= {"kernelspec", "language_info"}
     for cell in NOTEBOOKS[name].cells:
         assert not {"papermill", "execution"} & set(cell.metadata)
+
+
+def test_a_build_takes_a_changed_style_sheet_over_although_no_page_has_changed(monkeypatch, tmp_path):
+    monkeypatch.setattr(site.players, "scripts", dict)
+    (tmp_path / "_static" / "scripts").mkdir(parents=True)
+    (tmp_path / "_static" / "wiring.css").write_text("the one before")
+    site._write_assets(SimpleNamespace(builder=SimpleNamespace(format="html"), srcdir=BOOK, outdir=tmp_path), None)
+    assert (tmp_path / "_static" / "wiring.css").read_text() == (BOOK / "_static" / "wiring.css").read_text()

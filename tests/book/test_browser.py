@@ -213,7 +213,7 @@ def test_the_players_work_by_keyboard_alone(visit):
     page = visit("index")
     control(page, "Search").focus()
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("document.querySelector('.wiring-player caption').textContent.includes('DARTS, bi-level')")
+    page.wait_for_function("document.querySelector('.wiring-player caption').textContent.includes('cells, bi-level')")
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")
     assert "seed 1" in page.locator("caption").inner_text()
@@ -232,7 +232,7 @@ def test_the_players_work_by_keyboard_alone(visit):
 
 def test_the_explorer_shows_the_costs_of_what_is_chosen(visit):
     page = visit("explorer")
-    stored = explorer.load()
+    stored = explorer.load_costs()
     for state, chosen in (("trained", (4, 4, 4, 4, 4)), ("initial", (1, 7, 0, 2, 1)), ("trained", (3, 2, 5, 6, 1))):
         control(page, "Weights").select_option(state)
         for edge, operation in enumerate(chosen):

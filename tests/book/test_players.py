@@ -56,14 +56,14 @@ def test_scripts_hold_the_data_that_a_page_reads():
         value = json.loads(text.removeprefix(start).removesuffix(";\n"))
         if name.startswith("costs-"):
             low, high = np.frombuffer(zlib.decompress(base64.b64decode(value)), np.uint8).reshape(2, -1)
-            stored = explorer.load()[name.removeprefix("costs-").removesuffix(".js")]
+            stored = explorer.load_costs()[name.removeprefix("costs-").removesuffix(".js")]
             assert ((low.astype(np.uint16) | high.astype(np.uint16) << 8).view(np.int16) == stored.ravel()).all()
     assert sum(len(text) for name, text in scripts.items() if name.startswith("costs-")) < 1e6
 
 
 @pytest.mark.parametrize("state", explorer.STATES)
 def test_the_explorers_costs_are_those_measured_afresh(state):
-    stored = explorer.load()[state]
+    stored = explorer.load_costs()[state]
     assert stored.shape == (len(explorer.QUANTITIES), *[len(NAMES)] * 5)
     # A step more or less where another processor's last digit rounds the other way.
     assert np.abs(stored.astype(int) - explorer.measure(explorer.weights(state))).max() <= 1
@@ -79,7 +79,7 @@ def test_the_explorer_starts_from_its_experiments_initial_weights():
 
 def test_training_turned_the_sign_of_most_architectures():
     shares = {}
-    for state, values in explorer.load().items():
+    for state, values in explorer.load_costs().items():
         *_, loss, entropy = values.astype(int)
         shares[state] = (loss > entropy).mean()
     assert shares["trained"] < 0.01 < 0.5 < shares["initial"]
@@ -87,7 +87,7 @@ def test_training_turned_the_sign_of_most_architectures():
 
 def test_the_exercises_architecture_is_one_of_hundreds_untrained_and_a_third_of_all_trained():
     earning = {}
-    for state, values in explorer.load().items():
+    for state, values in explorer.load_costs().items():
         of = dict(zip(explorer.QUANTITIES, values.astype(int), strict=True))
         costs = [of[f"direct {edge}"] + of.get(f"through {edge}", 0) for edge in range(5)]
         earning[state] = (np.stack(costs) < 0).all(0)

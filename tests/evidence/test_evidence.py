@@ -1,4 +1,4 @@
-"""The claims' definitions on trajectories made by hand, and verdicts and intervals against plain numpy."""
+"""The measures' definitions on trajectories made by hand, and verdicts and intervals against plain numpy."""
 
 import re
 from configparser import ConfigParser
@@ -16,7 +16,7 @@ from wiring.chapters import chapters
 from wiring.costs.identities import Finding, Report
 from wiring.evidence import claims, measures, verdicts
 from wiring.evidence.claims import CLAIMS, Claim
-from wiring.evidence.measures import largest_drop, recovered, recovery, retained, turning_epoch
+from wiring.evidence.measures import final_accuracy, largest_drop, recovered, recovery, retained, turning_epoch
 from wiring.evidence.verdicts import compare, interval, judge
 from wiring.search.experiments import PRESETS, Experiment
 from wiring.search.records import Record
@@ -40,31 +40,29 @@ def probabilities(fate):
 
 
 def record(*fates, start="K", topology=MINIMAL, kinds=1, seed=0):
-    """A run whose edges have these fates; with two kinds the second kind's edges follow the first's."""
+    """A run whose edges have these fates; with two kinds of cell the reduction cells' edges follow the normal ones'."""
     epochs = len(fates[0])
     assert len(fates) == kinds * len(topology.edges)
     stacked = np.stack([probabilities(start + fate) for fate in fates], axis=1)
     probability = stacked.reshape(1 + epochs, kinds, len(topology.edges), 8).astype(np.float32)
-    return Record(
-        Experiment(epochs=epochs, topology=topology, seed=seed), pd.DataFrame(), {"probability": probability}, {}
-    )
+    reductions = tuple(range(1, kinds))
+    experiment = Experiment(epochs=epochs, topology=topology, seed=seed, cells=2, reductions=reductions)
+    return Record(experiment, pd.DataFrame(), {"probability": probability}, {})
 
 
-def constant(statistic):
-    return Claim("a statement", "a number", statistic, "above", 0.5, "p1")
+def judged(numbers, seeds=None, side="above", threshold=0.5):
+    """The verdict on a claim of one's own from made-up numbers, one per seed."""
+    seeds = range(len(numbers)) if seeds is None else seeds
+    lookup = dict(zip(seeds, numbers, strict=True))
+    claim = Claim("X", "a statement", lambda run: float(lookup[run.experiment.seed]), side, threshold)
+    return judge(claim, [record(*["K"] * 5, seed=seed) for seed in seeds])
 
 
-@pytest.fixture
-def judged(monkeypatch):
-    """Judge made-up numbers, one per seed, against 0.5."""
-
-    def judged(numbers, seeds=None):
-        seeds = range(len(numbers)) if seeds is None else seeds
-        lookup = dict(zip(seeds, numbers, strict=True))
-        monkeypatch.setitem(CLAIMS, "X", constant(lambda run: float(lookup[run.experiment.seed])))
-        return judge("X", [record(*["K"] * 5, seed=seed) for seed in seeds])
-
-    return judged
+def verdict_on(claim, runs):
+    """The verdict on a claim from these runs, whatever their seeds."""
+    return judge(
+        claim, [replace(run, experiment=replace(run.experiment, seed=k)) for k, run in enumerate(runs)]
+    ).verdict
 
 
 # dropped
@@ -139,6 +137,8 @@ def test_two_kinds_of_cell_count_as_twice_the_edges():
     assert retained(run).tolist() == [True] * 9 + [False]
     assert largest_drop(run) == 0.6
     assert recovery(run) == pytest.approx(5 / 6)
+    only_reductions = replace(run, experiment=replace(run.experiment, reductions=(0, 1)))
+    assert retained(only_reductions).tolist() == [True] * 4 + [False]
 
 
 # the claims' numbers
@@ -219,7 +219,7 @@ def test_interval_of_fewer_than_two_values_is_nan(values):
         ([0.0, np.nan, 0.1, 0.1], "fails"),
     ],
 )
-def test_verdict_is_decided_by_the_interval_of_three_or_more_seeds(judged, numbers, verdict):
+def test_verdict_is_decided_by_the_interval_of_three_or_more_seeds(numbers, verdict):
     judgement = judged(numbers)
     there = [number for number in numbers if not np.isnan(number)]
     assert judgement.verdict == verdict
@@ -233,10 +233,7 @@ def test_verdict_is_decided_by_the_interval_of_three_or_more_seeds(judged, numbe
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=6), st.floats(0, 1), st.sampled_from(["above", "below"]))
 def test_verdict_is_the_interval_s_side_of_the_threshold(numbers, threshold, side):
-    with pytest.MonkeyPatch.context() as patch:
-        claim = Claim("s", "q", lambda run: numbers[run.experiment.seed], side, threshold, "p1")
-        patch.setitem(CLAIMS, "X", claim)
-        judgement = judge("X", [record(*["K"] * 5, seed=seed) for seed in range(len(numbers))])
+    judgement = judged(numbers, None, side, threshold)
     low, high = interval(numbers)
     assert (judgement.low, judgement.high) == (low, high)
     if side == "above":
@@ -245,7 +242,7 @@ def test_verdict_is_the_interval_s_side_of_the_threshold(numbers, threshold, sid
         assert judgement.verdict == ("holds" if high < threshold else "fails" if low >= threshold else "undecided")
 
 
-def test_order_of_the_seeds_changes_no_verdict(judged):
+def test_order_of_the_seeds_changes_no_verdict():
     one, other = judged([0.6, 0.7, 0.9], [1, 2, 3]), judged([0.9, 0.6, 0.7], [3, 1, 2])
     assert one.verdict == other.verdict == "holds"
     assert one.estimate == pytest.approx(other.estimate)
@@ -260,14 +257,6 @@ def test_two_runs_of_one_seed_are_refused_by_their_seeds():
 def test_unknown_claim_is_refused_with_the_claims_there_are():
     with pytest.raises(ValueError, match=r"'P9'.*P1a.*P1b"):
         judge("P9", [])
-
-
-def test_the_claims_thresholds_are_as_fixed():
-    assert CLAIMS["P1a"].threshold == 0.9
-    assert CLAIMS["P1a"].statistic is largest_drop
-    assert CLAIMS["P1b"].threshold == 0.0
-    assert CLAIMS["P1b"].statistic is recovery
-    assert verdicts.FEWEST_SEEDS == 3
 
 
 def test_p1_of_runs_that_drop_all_and_recover_some():
@@ -291,9 +280,27 @@ def test_the_turning_epoch_is_the_first_with_a_negative_cost(costs, epoch):
 
 
 def test_verdict_as_text_says_claim_number_interval_and_seeds():
-    text = str(judge("P1a", [record(*["DDKK"] * 5, seed=k) for k in range(3)]))
-    assert text.startswith("P1a holds")
-    assert all(part in text for part in ("  1, ", "[1, 1]", "3 seeds", "above 0.9"))
+    assert str(judge("P1a", [record(*["DDKK"] * 5, seed=k) for k in range(3)])) == (
+        "P1a holds: at the start of the search every edge is dropped\n"
+        "  largest share of edges dropped at once in the first half:\n"
+        "  1, 95 % interval [1, 1] over 3 seeds; holds above 0.9"
+    )
+
+
+def test_a_claim_of_ones_own_is_judged_and_named_by_its_statistic():
+    def kept(run):
+        """Share of edges that stay (no unit); a second sentence."""
+        return float(retained(run).mean())
+
+    mine = Claim("mine", "most edges stay", kept, "above", 0.5)
+    runs = [record(*["KKKK"] * 5, seed=k) for k in range(3)]
+    assert str(judge(mine, runs)).splitlines()[:2] == [
+        "mine holds: most edges stay",
+        "  share of edges that stay (no unit):",
+    ]
+    assert judge(mine, runs).to_dict()["claim"] == "mine"
+    assert compare({"kept": runs}, [mine]).verdict["kept", "mine"] == "holds"
+    assert replace(mine, statistic=lambda run: 0.0).quantity == "<lambda>"
 
 
 def test_a_comparison_has_a_row_for_each_group_and_claim_that_its_runs_say_anything_of():
@@ -355,6 +362,10 @@ def test_high_accuracy_is_nine_tenths_and_its_cost_the_mean_there():
     assert np.isnan(CLAIMS["T2c-sign"].statistic(costly([0.5, 0.89], [9.0, 9.0])))
 
 
+def test_the_final_accuracy_is_the_last_epochs():
+    assert final_accuracy(costly([0.1, 0.7], [1, 1])) == 0.7
+
+
 @pytest.mark.parametrize(("cost", "trend"), [([3, 2, 1], -1), ([1, 20, 300], 1), ([1, 3, 2], 0.5)])
 def test_the_trend_is_a_rank_correlation(cost, trend):
     assert CLAIMS["T2c-trend"].statistic(costly([0.1, 0.2, 0.9], cost)) == pytest.approx(trend)
@@ -364,24 +375,30 @@ def test_no_trend_in_two_epochs():
     assert np.isnan(CLAIMS["T2c-trend"].statistic(costly([0.1, 0.2], [1, 2])))
 
 
-@pytest.mark.parametrize(
-    ("claim", "good", "bad"), [("T2b", 0.1, -0.1), ("T2c-sign", -0.1, 0.1), ("T2c-trend", -0.1, 0.1)]
-)
-def test_theorem_2s_verdicts(claim, good, bad):
-    def verdict(*costs):
-        make = {
-            "T2b": lambda cost: costly([0.1], [cost], theta_lr=0.0),
-            "T2c-sign": lambda cost: costly([0.95], [cost]),
-            "T2c-trend": lambda cost: costly([0.1, 0.2, 0.3], [1, 1 + cost, 1 + 2 * cost]),
-        }[claim]
-        runs = [make(cost) for cost in costs]
-        runs = [replace(run, experiment=replace(run.experiment, seed=seed)) for seed, run in enumerate(runs)]
-        return judge(claim, runs).verdict
+def excess_of(number):
+    means = np.zeros((2, 3, 8))
+    means[:, 2, 1:] = number
+    return measured(means, TOPOLOGIES["simplified"])
 
-    assert verdict(good, 2 * good, 3 * good) == "holds"
-    assert verdict(bad, 2 * bad, 3 * bad) == "fails"
-    assert verdict(good, bad, good, bad) == "undecided"
-    assert verdict(good, good) == "undecided"
+
+OF_COST = {
+    "T2b": (1, lambda cost: costly([0.1], [cost], theta_lr=0.0)),
+    "T2c-sign": (-1, lambda cost: costly([0.95], [cost])),
+    "T2c-trend": (-1, lambda cost: costly([0.1, 0.2, 0.3], [1, 1 + cost, 1 + 2 * cost])),
+    "D1": (1, excess_of),
+    "D2": (-1, excess_of),
+    "D3": (-1, excess_of),
+}
+
+
+@pytest.mark.parametrize("claim", OF_COST)
+def test_claims_on_a_costs_sign_hold_on_their_side_of_zero(claim):
+    good, run = OF_COST[claim]
+    good *= 0.1
+    assert verdict_on(claim, map(run, (good, 2 * good, 3 * good))) == "holds"
+    assert verdict_on(claim, map(run, (-good, -2 * good, -3 * good))) == "fails"
+    assert verdict_on(claim, map(run, (good, -good, good, -good))) == "undecided"
+    assert verdict_on(claim, map(run, (good, good))) == "undecided"
 
 
 @pytest.mark.parametrize("identity", ["T1", "CA", "CO", "T2a"])
@@ -481,21 +498,6 @@ def test_the_generalisation_gap_is_the_late_difference_of_the_accuracies():
     assert measures.generalisation_gap(run) == pytest.approx(0.5)
 
 
-def test_the_pattern_claims_sides_and_thresholds_are_as_fixed():
-    fixed = {claim: (CLAIMS[claim].side, CLAIMS[claim].threshold) for claim in CLAIMS if claim[0] in "PXB"}
-    assert fixed == {
-        "P1a": ("above", 0.9),
-        "P1b": ("above", 0.0),
-        "P2": ("above", 0.0),
-        "P3": ("below", 0.1),
-        "X1": ("above", 0.0),
-        "B1": ("below", 1.5),
-        "B2-loss": ("above", 1.5),
-        "B2-entropy": ("below", 1 / 1.5),
-        "B3": ("above", 0.0),
-    }
-
-
 # H1, D1, D3
 
 
@@ -534,7 +536,12 @@ def test_the_excess_of_the_intermediate_edge_in_the_simplified_cell_and_its_cont
             assert CLAIMS[claim].statistic(measured(means, topology)) == pytest.approx(0.3)
     whole = np.zeros((3, 5, 8))
     whole[:, 4, 1:], whole[:, 3, 1:] = 0.5, 0.7
-    assert CLAIMS["D1"].statistic(measured(whole)) == pytest.approx(-0.2)
+    one = measured(whole)
+    assert CLAIMS["D1"].statistic(one) == pytest.approx(-0.2)
+    both = np.concatenate([one.arrays["cost_mean"], one.arrays["cost_mean"]], axis=2)
+    both[:, :, 1, 4] += 0.2
+    both[0, :, 1, 4] = np.nan  # a second cell's operations count as the first's, where they were drawn
+    assert CLAIMS["D1"].statistic(replace(one, arrays={"cost_mean": both})) == pytest.approx((3 * -0.2 + 2 * 0) / 5)
 
 
 def test_the_control_is_the_simplified_cell_with_its_first_edge_fixed_and_one_output():
@@ -550,32 +557,62 @@ def test_the_equal_cell_is_the_simplified_cell_whose_first_edge_is_never_none():
     assert [names[0] for names in topology.candidates] == ["skip_connect", "none", "none"]
 
 
-@pytest.mark.parametrize(("claim", "good", "bad"), [("D1", 0.1, -0.1), ("D2", -0.1, 0.1), ("D3", -0.1, 0.1)])
-def test_verdicts_on_the_intermediate_edge(claim, good, bad):
-    def verdict(*excesses):
-        runs = []
-        for seed, excess in enumerate(excesses):
-            means = np.zeros((2, 3, 8))
-            means[:, 2, 1:] = excess
-            runs.append(measured(means, TOPOLOGIES["simplified"], seed=seed))
-        return judge(claim, runs).verdict
-
-    assert verdict(good, good, 2 * good) == "holds"
-    assert verdict(bad, bad, 2 * bad) == "fails"
-    assert verdict(good, bad, good, bad) == "undecided"
-
-
 # all of them
 
 
-def test_every_claim_gets_a_verdict_from_its_own_records(monkeypatch):
+def test_statistics_sides_and_thresholds_are_as_fixed():
+    fixed = {
+        "P1a": (measures.largest_drop, "above", 0.9),
+        "P1b": (measures.recovery, "above", 0),
+        "P2": (measures.width_preference, "above", 0),
+        "P3": (measures.retention, "below", 0.1),
+        "X1": (measures.bypass_preference, "above", 0),
+        "B1": (measures.gap_of_correct, "below", 1.5),
+        "B2-loss": (measures.loss_gap_of_wrong, "above", 1.5),
+        "B2-entropy": (measures.entropy_gap_of_wrong, "below", 1 / 1.5),
+        "B3": (measures.late_search_cost, "above", 0),
+        "H1-initial": (measures.positive_share, "above", 0.9),
+        "H1-trained": (measures.negative_share, "above", 0.9),
+        "D1": (measures.intermediate_excess, "above", 0),
+        "D2": (measures.intermediate_excess, "below", 0),
+        "D3": (measures.intermediate_excess, "below", 0),
+        "T2b": (measures.initial_cost, "above", 0),
+        "T2c-sign": (measures.cost_at_high_accuracy, "below", 0),
+        "T2c-trend": (measures.cost_trend, "below", 0),
+    }
+    measured = {
+        claim.id: (claim.statistic, claim.side, claim.threshold) for claim in CLAIMS.values() if claim.reference
+    }
+    assert measured == fixed
+    assert all((own.side, own.threshold) == ("below", claims.ROUNDING) for own in CLAIMS.values() if not own.reference)
+    assert measures.HIGH_ACCURACY == 0.9
+    assert verdicts.FEWEST_SEEDS == 3
+
+
+def test_every_claim_gets_a_verdict_from_its_own_records_as_it_is_found(monkeypatch):
     asked = []
     monkeypatch.setattr(verdicts, "load_reference", lambda name: asked.append(name) or [])
-    found = verdicts.judge_all()
-    assert [own.claim for own in found] == list(CLAIMS)
+    one_by_one = verdicts.judge_all()
+    assert next(one_by_one).claim.id == "P1a"
+    assert asked == ["p1-reference"]
+    rest = list(one_by_one)
+    assert ["P1a", *(own.claim.id for own in rest)] == list(CLAIMS)
     assert set(asked) <= set(PRESETS)
-    assert {own.claim for own in found if own.verdict == "holds"} == {"T1", "CA", "CO", "T2a"}
-    assert all(own.verdict == "undecided" and own.seeds == 0 for own in found if CLAIMS[own.claim].reference)
+    assert {own.claim.id for own in rest if own.verdict == "holds"} == {"T1", "CA", "CO", "T2a"}
+    assert all(own.verdict == "undecided" and own.seeds == 0 for own in rest if own.claim.reference)
+
+
+def test_without_recorded_runs_nothing_is_judged(monkeypatch, tmp_path):
+    monkeypatch.setattr(verdicts, "REFERENCE", tmp_path / "reference")
+    with pytest.raises(ValueError, match="no recorded runs"):
+        verdicts.judge_all()
+
+
+def test_recorded_runs_are_named_by_searcher_and_cells():
+    assert list(verdicts.references(["p1-darts-cell-reference", "p1-snas-reference"])) == [
+        "DSNAS, 4 DARTS cells",
+        "SNAS, 1 minimal cell",
+    ]
 
 
 @pytest.mark.parametrize("claim", CLAIMS)

@@ -1,7 +1,11 @@
 """Measures: one number, or one mark an edge, from the record of one run.
 
 *Dropped*: None is strictly the most probable operation of the edge. *Recovered*: dropped at some epoch, and not
-dropped at any epoch of the last tenth of the search. *Retained*: not dropped at any epoch of the last tenth.
+dropped at any epoch of the last tenth of the search. *Retained*: not dropped at any epoch of the last tenth. An edge
+counts where it has a choice between None and another operation, and once for each type of cell, since cells of a type
+share their α.
+
+What stands before the first semicolon or full stop of a measure's docstring is how a verdict names its number.
 """
 
 import numpy as np
@@ -15,171 +19,199 @@ from wiring.supernet.operations import NONE
 
 #: The share of correctly classified images from which on an accuracy is called high.
 HIGH_ACCURACY = 0.9
+#: The types of cell, in the order of α's first axis.
+CELL_TYPES = ("normal", "reduction")
 
 
-def _fate(record: Record) -> tuple[Bool[np.ndarray, "epoch edge"], Bool[np.ndarray, "late edge"]]:
-    """``dropped`` after every epoch, and in the last tenth, of the edges that have a choice, kinds of cell joined."""
-    over_epochs = dropped(record.arrays["probability"])[1:, :, _choice(record)].reshape(record.experiment.epochs, -1)
-    return over_epochs, over_epochs[-max(1, record.experiment.epochs // 10) :]
+def cells_of_types(record: Record) -> dict[int, list[int]]:
+    """The numbers of the cells of each type that the network has; a type by its place in ``CELL_TYPES``."""
+    e = record.experiment
+    types = [int(cell in e.reductions) for cell in range(e.cells)]
+    return {kind: [cell for cell in range(e.cells) if types[cell] == kind] for kind in sorted(set(types))}
 
 
-def _choice(record: Record) -> Bool[np.ndarray, " edge"]:
-    """Which edges have a choice between None and another operation."""
-    allowed = record.experiment.topology.allowed().numpy()
-    return np.asarray(allowed[:, NONE] & (allowed.sum(1) > 1))
+def counted_edges(record: Record) -> list[tuple[int, int]]:
+    """Type of cell and number of every edge that counts, in the order of :func:`recovered` and :func:`retained`."""
+    allowed = record.experiment.topology.allowed()
+    choice = allowed[:, NONE] & (allowed.sum(1) > 1)
+    return [(kind, edge) for kind in cells_of_types(record) for edge in choice.nonzero().flatten().tolist()]
+
+
+def scalars_of(record: Record, split: str | None = None, group: str = "all", late: bool = False) -> pd.DataFrame:
+    """The scalars of one split and one group of images, a row per epoch.
+
+    Parameters
+    ----------
+    record
+        One run.
+    split
+        "training" or "search"; by default the one that α learns from. A single-level search has no search split: then
+        there are no rows.
+    group
+        "all", "correct" or "wrong": how the images are classified.
+    late
+        Only the last tenth of the search, at least one epoch.
+    """
+    if split is None:
+        split = "search" if record.experiment.level == "bi" else "training"
+    rows = record.scalars.query("split == @split and group == @group")
+    return rows.tail(_late_epochs(record)) if late else rows
+
+
+def _late_epochs(record: Record) -> int:
+    return max(1, record.experiment.epochs // 10)
+
+
+def final_accuracy(record: Record) -> float:
+    """Accuracy in the last epoch, on the images that α learns from."""
+    return float(scalars_of(record).accuracy.iloc[-1])
+
+
+def _dropped(record: Record) -> Bool[np.ndarray, "epoch edge"]:
+    """Whether each edge that counts is dropped after each epoch."""
+    kinds, edges = np.array(counted_edges(record), dtype=int).reshape(-1, 2).T
+    return np.asarray(dropped(record.arrays["probability"])[1:, kinds, edges])
 
 
 def recovered(record: Record) -> Bool[np.ndarray, " edge"]:
     """Which edges were dropped at some epoch, and not in the last tenth of the search."""
-    over_epochs, late = _fate(record)
-    return np.asarray(over_epochs.any(0) & ~late.any(0))
+    return np.asarray(_dropped(record).any(0) & retained(record))
 
 
 def retained(record: Record) -> Bool[np.ndarray, " edge"]:
     """Which edges were not dropped in the last tenth of the search."""
-    return np.asarray(~_fate(record)[1].any(0))
+    return np.asarray(~_dropped(record)[-_late_epochs(record) :].any(0))
 
 
 def largest_drop(record: Record) -> float:
-    """The largest share of the edges that are dropped at one and the same epoch of the first half."""
-    over_epochs, _ = _fate(record)
-    early = over_epochs[: max(1, len(over_epochs) // 2)]
+    """Largest share of edges dropped at once in the first half."""
+    early = _dropped(record)[: max(1, record.experiment.epochs // 2)]
     return float(early.mean(1).max()) if early.size else float("nan")
 
 
 def recovery(record: Record) -> float:
-    """The share of the edges dropped at some epoch that recovered; NaN if none was dropped."""
-    over_epochs, _ = _fate(record)
-    ever = over_epochs.any(0)
-    return float(recovered(record)[ever].mean()) if ever.any() else float("nan")
+    """Share of dropped edges that recover; NaN if none was dropped."""
+    return _share(recovered(record)[_dropped(record).any(0)])
 
 
 def turning_epoch(record: Record) -> int | None:
-    """The first epoch whose mean cost at the last cell's output is negative on the training split, if any's is."""
-    negative = _training(record).query("cost < 0")
+    """First epoch whose mean cost at the last cell's output is negative on the training split; None without any."""
+    negative = scalars_of(record, "training").query("cost < 0")
     return None if negative.empty else int(negative.epoch.iloc[0])
 
 
 def width_preference(record: Record) -> float:
-    """Share of the input edges that are retained minus that of the intermediate edges; NaN without both."""
-    topology = record.experiment.topology
-    return _contrast(record, np.array([topology.is_input_edge(edge) for edge in range(len(topology.edges))]))
+    """Share of input edges retained minus that of intermediate edges; NaN without both."""
+    every = set(range(len(record.experiment.topology.edges)))
+    inputs = set(filter(record.experiment.topology.is_input_edge, every))
+    return _contrast(record, inputs, every - inputs)
 
 
 def bypass_preference(record: Record) -> float:
-    """Share of the edges from the cell before last that are retained minus that of those from the last cell.
-
-    Other edges are left out; NaN without both.
-    """
+    """Share retained of the edges from the cell before last minus that of those from the last; NaN without both."""
     topology = record.experiment.topology
-    back = [topology.inputs[i] if i < len(topology.inputs) else 0 for i, _ in topology.edges]
-    return _contrast(record, np.array(back) == 2, np.array(back) == 1)
+    last, before_last = (
+        {edge for edge, (i, _) in enumerate(topology.edges) if i < len(topology.inputs) and topology.inputs[i] == back}
+        for back in (1, 2)
+    )
+    return _contrast(record, before_last, last)
 
 
 def retention(record: Record) -> float:
-    """The share of the edges that are retained."""
-    return float(retained(record).mean())
+    """Share of edges retained."""
+    return _share(retained(record))
 
 
-def _contrast(
-    record: Record, first: Bool[np.ndarray, " edge"], second: Bool[np.ndarray, " edge"] | None = None
-) -> float:
-    """Share retained among the first edges minus that among the second (by default the rest); all kinds of cell."""
-    second = ~first if second is None else second
-    choice = _choice(record)
-    kinds = record.arrays["probability"].shape[1]
-    kept = retained(record)
-    shares = [kept[np.tile(edges[choice], kinds)] for edges in (first, second)]
-    return float(shares[0].mean() - shares[1].mean()) if all(map(len, shares)) else float("nan")
+def _share(marks: Bool[np.ndarray, " edge"]) -> float:
+    return float(marks.mean()) if marks.size else float("nan")
+
+
+def _contrast(record: Record, some: set[int], others: set[int]) -> float:
+    """Share retained among some edges minus that among others, in all types of cell."""
+    kept, numbers = retained(record), [edge for _, edge in counted_edges(record)]
+    of_some, of_others = (_share(kept[np.isin(numbers, list(edges))]) for edges in (some, others))
+    return of_some - of_others
 
 
 def gap_of_correct(record: Record) -> float:
-    """The larger factor by which L or H of correct images differ between the splits, late in the search."""
+    """Largest factor between the splits late in the search; of L and H, of correctly classified images."""
     ratios = [_late_ratio(record, "correct", quantity) for quantity in ("loss", "entropy")]
     return float(np.exp(np.abs(np.log(ratios)).max()))
 
 
 def loss_gap_of_wrong(record: Record) -> float:
-    """L of wrong images on the search split, in units of that on the training split, late in the search."""
+    """L on the search split / L on the training split, late in the search; of wrongly classified images."""
     return _late_ratio(record, "wrong", "loss")
 
 
 def entropy_gap_of_wrong(record: Record) -> float:
-    """The same ratio of H."""
+    """H on the search split / H on the training split, late in the search; of wrongly classified images."""
     return _late_ratio(record, "wrong", "entropy")
 
 
 def late_search_cost(record: Record) -> float:
-    """The mean cost at the last cell's output on the search split in the last tenth of the search, in nats."""
-    return float(_late(record, "search", "all").cost.mean())
+    """Mean cost on the search split late in the search (nats)."""
+    return float(scalars_of(record, "search", late=True).cost.mean())
 
 
 def generalisation_gap(record: Record) -> float:
-    """Accuracy on the training split minus that on the search split, in the last tenth of the search."""
-    return float(_late(record, "training", "all").accuracy.mean() - _late(record, "search", "all").accuracy.mean())
+    """Accuracy on the training split minus that on the search split, late in the search."""
+    training, search = (scalars_of(record, split, late=True).accuracy.mean() for split in ("training", "search"))
+    return float(training - search)
 
 
 def _late_ratio(record: Record, group: str, quantity: str) -> float:
-    means = [_late(record, split, group)[quantity].mean() for split in ("search", "training")]
-    return float(means[0] / means[1])
-
-
-def _late(record: Record, split: str, group: str) -> pd.DataFrame:
-    """The scalars of the last tenth of the search; no rows where the search has no such split."""
-    own = record.scalars.query("split == @split and group == @group")
-    return own[own.epoch > record.experiment.epochs - max(1, record.experiment.epochs // 10)]
+    search, training = (
+        scalars_of(record, split, group, late=True)[quantity].mean() for split in ("search", "training")
+    )
+    return float(search / training)
 
 
 def initial_cost(record: Record) -> float:
-    """The mean cost at the last cell's output, in nats, over an epoch at the initial weights; NaN if these learn."""
-    return float(_training(record).cost.iloc[0]) if record.experiment.theta_lr == 0 else float("nan")
+    """Mean cost at the initial weights (nats); at the last cell's output, NaN if the weights learn."""
+    return float(scalars_of(record, "training").cost.iloc[0]) if record.experiment.theta_lr == 0 else float("nan")
 
 
 def cost_at_high_accuracy(record: Record) -> float:
-    """The mean of that cost over the epochs of high accuracy; NaN if there is none."""
-    return float(_training(record).query("accuracy >= @HIGH_ACCURACY").cost.mean())
+    """Mean cost over the epochs with an accuracy of 0.9 or more (nats); at the last cell's output, NaN without any."""
+    return float(scalars_of(record, "training").query("accuracy >= @HIGH_ACCURACY").cost.mean())
 
 
 def cost_trend(record: Record) -> float:
-    """Spearman's rank correlation of that cost with the accuracy, over the epochs; NaN for fewer than three."""
-    epochs = _training(record)
+    """Rank correlation of cost and accuracy over the epochs; Spearman's, NaN for fewer than three epochs."""
+    epochs = scalars_of(record, "training")
     return float(spearmanr(epochs.accuracy, epochs.cost).statistic) if len(epochs) > 2 else float("nan")
 
 
 def positive_share(record: Record) -> float:
-    """The share of the operations of all edges, None left out, whose mean cost at the initial weights is positive.
-
-    NaN if the weights learn.
-    """
+    """Share of the edges' operations with a positive mean cost; of all but None, NaN if the weights learn."""
     return float((_means(record, 0) > 0).mean()) if record.experiment.theta_lr == 0 else float("nan")
 
 
 def negative_share(record: Record) -> float:
-    """The share of them whose mean cost in the last epoch is negative; NaN unless α is fixed and the weights learn."""
+    """Share of the edges' operations with a negative mean cost; of all but None, in the last epoch.
+
+    NaN unless α is fixed and the weights learn.
+    """
     e = record.experiment
     trained = e.searcher == "uniform" and e.theta_lr > 0
     return float((_means(record, -1) < 0).mean()) if trained else float("nan")
 
 
 def intermediate_excess(record: Record) -> float:
-    """The mean cost of an operation on the intermediate edge minus that of the same on the edge beside it.
+    """Mean cost on the intermediate edge minus that on the straight one, all epochs (nats).
 
-    Over all operations that both edges may carry, None left out, and all epochs, in nats: edge (1, 2) against (0, 2) in
-    the simplified cell, (2, 3) against (1, 3) in the minimal cell and its control.
+    Of the same operation, over all but None that were drawn on both, over all cells: edge (1, 2) against (0, 2) in the
+    simplified cell, (2, 3) against (1, 3) in the minimal cell and its control.
     """
     topology = record.experiment.topology
     first = len(topology.inputs)
     intermediate, straight = (topology.edges.index(edge) for edge in ((first, first + 1), (first - 1, first + 1)))
-    means = record.arrays["cost_mean"][:, 0, :, :, NONE + 1 :].mean(1)
-    return float(np.nanmean(means[:, intermediate] - means[:, straight]))
+    means = record.arrays["cost_mean"][:, 0, :, :, NONE + 1 :]
+    return float(np.nanmean(means[:, :, intermediate] - means[:, :, straight]))
 
 
 def _means(record: Record, epoch: int) -> Float[np.ndarray, " operation"]:
-    """The mean costs of an epoch on the training split, of all operations but None that the edges may carry."""
+    """The mean costs of an epoch on the training split, of every operation but None that was drawn, in every cell."""
     means = record.arrays["cost_mean"][epoch, 0, ..., NONE + 1 :]
     return np.asarray(means[~np.isnan(means)])
-
-
-def _training(record: Record) -> pd.DataFrame:
-    """The scalars of the images that θ learns from, one row per epoch."""
-    return record.scalars.query("split == 'training' and group == 'all'")

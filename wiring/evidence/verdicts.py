@@ -5,9 +5,10 @@ A claim *holds* if the whole interval lies on its side of its threshold, *fails*
 (:func:`wiring.costs.identities.verify`) gives it in double precision with a vanishing eps: it is to be rounding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,10 @@ from scipy.stats import bootstrap
 
 from wiring.costs.identities import Report, verify_random
 from wiring.datasets import sample
-from wiring.evidence.claims import CLAIMS
-from wiring.search.records import Record, load_reference
-from wiring.supernet.topology import MINIMAL
+from wiring.evidence.claims import CLAIMS, SINGLE_LEVEL, Claim
+from wiring.search.experiments import Experiment
+from wiring.search.records import REFERENCE, Record, load_reference
+from wiring.supernet.topology import MINIMAL, topology_name
 
 #: Below this number of seeds nothing is decided.
 FEWEST_SEEDS = 3
@@ -25,9 +27,23 @@ FEWEST_SEEDS = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """What records say of a claim. ``low`` and ``high`` bound the 95 % interval over seeds (NaN if there is none)."""
+    """What runs say of a claim.
 
-    claim: str
+    Parameters
+    ----------
+    claim
+        The claim.
+    verdict
+        "holds", "fails" or "undecided".
+    estimate
+        The mean of the claim's statistic over seeds, in its unit.
+    low, high
+        The 95 % interval of that mean; NaN with fewer than two seeds.
+    seeds
+        Number of runs, or of models, of which the statistic says anything.
+    """
+
+    claim: Claim
     verdict: Literal["holds", "fails", "undecided"]
     estimate: float
     low: float
@@ -35,13 +51,18 @@ class Verdict:
     seeds: int
 
     def __str__(self) -> str:
-        claim = CLAIMS[self.claim]
+        claim = self.claim
         interval = f"95 % interval [{self.low:.2g}, {self.high:.2g}]" if self.seeds > 1 else "no interval"
         return (
-            f"{self.claim} {self.verdict}: {claim.statement}\n"
+            f"{claim.id} {self.verdict}: {claim.statement}\n"
             f"  {claim.quantity}:\n  {self.estimate:.2g}, {interval} over {self.seeds} seed{'s' * (self.seeds != 1)}; "
             f"holds {claim.side} {claim.threshold:.3g}"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types, the claim by its id, statement and records; JSON has no NaN, so where no number is, None."""
+        values = {name: None if value != value else value for name, value in vars(self).items()}
+        return values | {"claim": self.claim.id, "statement": self.claim.statement, "records": self.claim.reference}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -50,62 +71,96 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         return float("nan"), float("nan")
     if len(set(values)) == 1:  # every resample has this mean
         return values[0], values[0]
-    found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    return float(found.low), float(found.high)
+    resampled = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0))
+    return float(resampled.confidence_interval.low), float(resampled.confidence_interval.high)
 
 
-def judge(claim: str, evidence: Sequence[Record] | Sequence[Report]) -> Verdict:
+def judge(claim: str | Claim, evidence: Sequence[Record] | Sequence[Report]) -> Verdict:
     """The verdict on a claim from runs that differ in their seed, or from the reports of as many models.
+
+    Parameters
+    ----------
+    claim
+        The id of one of ``CLAIMS``, or a claim of your own.
+    evidence
+        Records of one experiment with different seeds; of an identity, reports.
 
     Raises
     ------
     ValueError
         If there is no such claim, two records have the same seed, or they differ in more than the seed.
     """
-    if claim not in CLAIMS:
-        raise ValueError(f"claim {claim!r}: allowed are {', '.join(CLAIMS)}")
-    experiments = [own.experiment for own in evidence if isinstance(own, Record)]
+    if isinstance(claim, str):
+        if claim not in CLAIMS:
+            raise ValueError(f"claim {claim!r}: allowed are {', '.join(CLAIMS)}")
+        claim = CLAIMS[claim]
+    experiments = [run.experiment for run in evidence if isinstance(run, Record)]
     seeds = [experiment.seed for experiment in experiments]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {seeds}: every run must have a seed of its own")
     if len({replace(experiment, seed=0) for experiment in experiments}) > 1:
         raise ValueError("the records are of different experiments; they may differ in the seed alone")
-    numbers = [CLAIMS[claim].statistic(own) for own in evidence]
-    values = [value for value in numbers if not np.isnan(value)]
+    numbers = [claim.statistic(run) for run in evidence]
+    values = [number for number in numbers if not np.isnan(number)]
     low, high = interval(values)
-    sign = 1 if CLAIMS[claim].side == "above" else -1
-    margins = sorted(sign * (end - CLAIMS[claim].threshold) for end in (low, high))
+    sign = 1 if claim.side == "above" else -1
+    least, most = sorted(sign * (end - claim.threshold) for end in (low, high))
     verdict: Literal["holds", "fails", "undecided"] = "undecided"
-    if len(values) >= FEWEST_SEEDS and margins[0] > 0:
-        verdict = "holds"
-    elif len(values) >= FEWEST_SEEDS and margins[1] <= 0:
-        verdict = "fails"
+    if len(values) >= FEWEST_SEEDS:
+        verdict = "holds" if least > 0 else "fails" if most <= 0 else "undecided"
     return Verdict(claim, verdict, float(np.mean(values)) if values else float("nan"), low, high, len(values))
 
 
-def compare(groups: Mapping[str, Sequence[Record]], claims: Sequence[str], live: bool = False) -> pd.DataFrame:
+def judge_all() -> Iterator[Verdict]:
+    """The verdict on every claim as it is found, from the recorded runs; an identity's from random supernets, now.
+
+    Raises
+    ------
+    ValueError
+        At once if there are no recorded runs, as in an installed package.
+    """
+    if not REFERENCE.is_dir():
+        raise ValueError(f"there are no recorded runs in {REFERENCE}: claims are judged in a source checkout")
+
+    @cache
+    def reports() -> list[Report]:
+        images, labels = sample("digits", 32)
+        topology = MINIMAL.without_operations("skip_connect")
+        return [verify_random(topology, 2, images, labels, seed) for seed in range(5)]
+
+    return (
+        judge(claim, load_reference(claim.reference) if claim.reference else reports()) for claim in CLAIMS.values()
+    )
+
+
+def compare(groups: Mapping[str, Sequence[Record]], claims: Sequence[str | Claim], live: bool = False) -> pd.DataFrame:
     """Verdicts on several groups of runs as a table: a row for each group and claim that its runs say anything of.
 
     The numbers of ``live`` runs are marked by ≈: training's digits differ between processors.
     """
     about = "≈ " if live else ""
-    found = {(runs, claim): judge(claim, records) for runs, records in groups.items() for claim in claims}
+    verdicts = ((name, judge(claim, records)) for name, records in groups.items() for claim in claims)
     rows = {
-        row: {
+        (name, own.claim.id): {
             "verdict": own.verdict,
             "estimate": f"{about}{own.estimate:.2g}",
             "95 % interval": f"{about}{own.low:.2g} to {own.high:.2g}" if own.seeds > 1 else "none",
             "seeds": own.seeds,
         }
-        for row, own in found.items()
+        for name, own in verdicts
         if own.seeds
     }
     return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["runs", "claim"]))
 
 
-def judge_all() -> list[Verdict]:
-    """The verdict on every claim, from the recorded runs; an identity's from random supernets, here and now."""
-    images, labels = sample("digits", 32)
-    topology = MINIMAL.without_operations("skip_connect")
-    reports = [verify_random(topology, 2, images, labels, seed) for seed in range(5)]
-    return [judge(name, load_reference(own.reference) if own.reference else reports) for name, own in CLAIMS.items()]
+def title(experiment: Experiment) -> str:
+    """Searcher and cells in a few words, as "DSNAS, 8 minimal cells"."""
+    e = experiment
+    searcher = {"dsnas-log-sum": "DSNAS with the sum's logarithm"}.get(e.searcher, e.searcher.upper())
+    cell = {"minimal": "minimal ", "darts": "DARTS "}.get(topology_name(e.topology), "")
+    return f"{searcher}, {e.cells} {cell}cell{'s' * (e.cells != 1)}"
+
+
+def references(presets: Iterable[str] = SINGLE_LEVEL) -> dict[str, list[Record]]:
+    """The recorded runs of presets, by :func:`title`, as :func:`compare` takes them."""
+    return {title(records[0].experiment): records for records in map(load_reference, presets)}

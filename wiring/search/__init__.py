@@ -1,6 +1,6 @@
 """What is run and kept: searchers, experiments, the search loop, records, and sweeps of many runs."""
 
-from wiring.search.experiments import PRESETS, Experiment, preset
+from wiring.search.experiments import PRESETS, Experiment, changed, preset
 from wiring.search.loop import Search, generator, run
 from wiring.search.records import Record, RecordError, load, load_reference
 from wiring.search.searchers import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Searcher, dropped
@@ -18,6 +18,7 @@ __all__ = [
     "RecordError",
     "Search",
     "Searcher",
+    "changed",
     "dropped",
     "generator",
     "load",

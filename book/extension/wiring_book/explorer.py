@@ -43,7 +43,7 @@ def measure(weights: Iterable[Tensor]) -> Costs:
     return (torch.stack([*values, everything.loss, everything.entropy]) / STEP).round().short().numpy()
 
 
-def load(path: Path = PATH) -> dict[str, Costs]:
+def load_costs(path: Path = PATH) -> dict[str, Costs]:
     """Both states' costs."""
     with np.load(path, allow_pickle=False) as archive:
         return {state: archive[state] for state in STATES}

@@ -51,12 +51,13 @@ class LinkTerms(SphinxPostTransform):
     default_priority = 5  # before references are resolved
 
     def run(self, **options: Any) -> None:
+        """Put the links into the page."""
         page = self.env.docname
         terms = {name for kind, name in self.env.get_domain("std").objects if kind == "term"}  # type: ignore[attr-defined]
         if page == PAGE or not terms:
             return
         paragraphs = self.document.findall(nodes.paragraph)
-        texts = [text for own in paragraphs for text in own.findall(nodes.Text) if not _is_apart(text)]
+        texts = [text for paragraph in paragraphs for text in paragraph.findall(nodes.Text) if not _is_apart(text)]
         for text, pieces in zip(texts, first_uses(list(map(str, texts)), terms), strict=True):
             if len(pieces) > 1:
                 new = [_link(piece, term, page) if term else nodes.Text(piece) for piece, term in pieces]
@@ -83,5 +84,6 @@ def _read_all_again(app: Sphinx, env: BuildEnvironment, pages: list[str]) -> Non
 
 
 def setup(app: Sphinx) -> None:
+    """Tell Sphinx of the links."""
     app.add_post_transform(LinkTerms)
     app.connect("env-before-read-docs", _read_all_again)

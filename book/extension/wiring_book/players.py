@@ -9,60 +9,65 @@ import zlib
 from typing import Any
 
 import numpy as np
+from wiring.evidence.measures import CELL_TYPES, cells_of_types, scalars_of
+from wiring.evidence.verdicts import title
 from wiring.figures import ORIGINS, bend, edge_origin, label_place, positions
 from wiring.search.experiments import PRESETS
 from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES
-from wiring.supernet.topology import MINIMAL, Topology, topology_name
+from wiring.supernet.topology import MINIMAL, Topology
 
 from wiring_book import explorer
-
-_SEARCHERS = {"darts": "DARTS", "snas": "SNAS", "dsnas": "DSNAS", "dsnas-log-sum": "DSNAS with the sum's logarithm"}
 
 
 def searches() -> list[str]:
     """The recorded presets that have something to play: those whose α moves."""
-    return [name for name, preset in PRESETS.items() if preset.searcher in _SEARCHERS and (REFERENCE / name).is_dir()]
+    return [name for name, e in PRESETS.items() if e.searcher != "uniform" and (REFERENCE / name).is_dir()]
 
 
-def title(name: str, record: Record) -> str:
-    """A preset's search in a few words: name, searcher, level, cells."""
-    e = record.experiment
-    kind = {"minimal": "minimal ", "darts": "DARTS "}.get(topology_name(e.topology), "")
-    cells = f"{e.cells} {kind}cell{'s' * (e.cells != 1)}"
-    return f"{name.removesuffix('-reference')}: {_SEARCHERS[e.searcher]}, {e.level}-level, {cells}"
+def caption(name: str, record: Record) -> str:
+    """A preset's search in a few words: name, searcher, cells, level."""
+    return f"{name.removesuffix('-reference')}: {title(record.experiment)}, {record.experiment.level}-level"
 
 
 def search(name: str) -> dict[str, Any]:
-    """The runs of a preset: of every seed, p of every operation, the cost of every edge, and L − H, by epoch."""
+    """The runs of a preset, of every seed, and what a cell looks like."""
     records = load_reference(name)
-    runs = [
+    return {
+        "title": caption(name, records[0]),
+        "cell": drawing(records[0].experiment.topology),
+        "runs": [run for record in records for run in runs(record)],
+    }
+
+
+def runs(record: Record) -> list[dict[str, Any]]:
+    """What there is to play of a record, an entry for each type of cell: cells of one type share their α.
+
+    By epoch: ``probability`` of every operation, (1 + epochs, edges, operations); ``cost`` of every edge, (epochs,
+    edges), in nats; ``output``, L − H on the split that α learns from.
+    """
+    types, seed = cells_of_types(record), record.experiment.seed
+    return [
         {
-            "seed": record.experiment.seed,
-            "probability": record.arrays["probability"][:, 0].astype(float).round(6).tolist(),
-            "cost": edge_costs(record).round(4).tolist(),
-            "output": _output_cost(record).round(4).tolist(),
+            "seed": seed if len(types) == 1 else f"{seed}, {CELL_TYPES[kind]} cells",
+            "probability": record.arrays["probability"][:, kind].astype(float).round(6).tolist(),
+            "cost": edge_costs(record, kind).round(4).tolist(),
+            "output": scalars_of(record).cost.to_numpy().round(4).tolist(),
         }
-        for record in records
+        for kind in types
     ]
-    return {"title": title(name, records[0]), "cell": drawing(records[0].experiment.topology), "runs": runs}
 
 
-def edge_costs(record: Record) -> np.ndarray:
+def edge_costs(record: Record, kind: int) -> np.ndarray:
     """The cost of every edge in every epoch, (epochs, edges), in nats: what α's step weighs against None's zero.
 
     Of each operation the mean cost over the epoch, on the split that α learns from, weighed by the operation's
-    probability after the epoch and summed over the cells, which share α.
+    probability after the epoch and summed over the cells of that type, which share α.
     """
-    mean = np.nan_to_num(record.arrays["cost_mean"][:, 0])  # the first split is the one that α learns from
-    weight = record.arrays["probability"][1:, 0]
+    cells = cells_of_types(record)[kind]
+    mean = np.nan_to_num(record.arrays["cost_mean"][:, 0, cells])  # the first split is the one that α learns from
+    weight = record.arrays["probability"][1:, kind]
     return np.asarray((mean.sum(1) * weight).sum(-1))
-
-
-def _output_cost(record: Record) -> np.ndarray:
-    scalars = record.scalars[record.scalars.group == "all"]
-    split = "search" if record.experiment.level == "bi" else "training"
-    return scalars[scalars.split == split].cost.to_numpy()
 
 
 def drawing(topology: Topology) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def drawing(topology: Topology) -> dict[str, Any]:
     places = [(x - 0.6 * (node < first), y) for node, (x, y) in enumerate(positions(topology))]
     names = [{1: "last cell", 2: "cell before last"}.get(back, f"{back} cells back") for back in topology.inputs]
     names += [""] * len(topology.intermediate) + ["output"]
-    edges = [(*ends, edge_origin(topology, number)) for number, ends in enumerate(topology.edges)]
+    edges = [(i, j, edge_origin(topology, number)) for number, (i, j) in enumerate(topology.edges)]
     return {
         "nodes": [{"x": x, "y": y, "name": name} for (x, y), name in zip(places, names, strict=True)],
         "edges": [_edge(places[i], places[j]) | {"ends": [i, j], "kind": kind} for i, j, kind in edges],
@@ -81,11 +86,10 @@ def drawing(topology: Topology) -> dict[str, Any]:
 
 def _edge(start: tuple[float, float], end: tuple[float, float]) -> dict[str, Any]:
     """A quadratic curve through the same control point as matplotlib's ``arc3``, and the place of its label."""
-    bulge, (dx, dy) = bend(start, end), (end[0] - start[0], end[1] - start[1])
+    bulge, dx, dy = bend(start, end), end[0] - start[0], end[1] - start[1]
     t = np.linspace(0, 1, 13 if bulge else 2)
-    x, y = (
-        (a + t * d + 2 * t * (1 - t) * off) for a, d, off in ((start[0], dx, bulge * dy), (start[1], dy, -bulge * dx))
-    )
+    off = 2 * t * (1 - t) * bulge
+    x, y = start[0] + t * dx + off * dy, start[1] + t * dy - off * dx
     return {"x": x.round(3).tolist(), "y": y.round(3).tolist(), "label": label_place(start, end)}
 
 
@@ -98,13 +102,13 @@ def common() -> dict[str, Any]:
         "step": explorer.STEP,
         "quantities": list(explorer.QUANTITIES),
         "states": explorer.STATES,
-        "titles": {name: title(name, load_reference(name)[0]) for name in searches()},
+        "titles": {name: caption(name, load_reference(name)[0]) for name in searches()},
     }
 
 
 def costs(state: str) -> str:
     """A state of the cost explorer: int16, low bytes before high bytes, deflated, in base64."""
-    values = explorer.load()[state].astype("<i2").reshape(-1, 1).view(np.uint8)
+    values = explorer.load_costs()[state].astype("<i2").reshape(-1, 1).view(np.uint8)
     return base64.b64encode(zlib.compress(values.T.tobytes(), 9)).decode()
 
 

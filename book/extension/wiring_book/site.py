@@ -12,6 +12,7 @@ Everything is generated while the book is built, from the records and the notebo
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.metadata import version
@@ -26,7 +27,6 @@ from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 from wiring.chapters import chapters, parameters
 from wiring.search.records import REFERENCE, Record, load_reference
-from wiring.search.searchers import dropped
 from wiring.supernet.operations import NAMES, NONE
 
 from wiring_book import explorer, glossary, players, typeset
@@ -70,36 +70,38 @@ class _Generated(SphinxDirective):
         return list(parsed.children)
 
     def records(self, name: str) -> list[Record]:
-        found = load_reference(name)
-        if not found:
+        """The recorded runs of a preset, on which the page then depends."""
+        if not (records := load_reference(name)):
             raise self.error(f"{name!r}: no such reference records")
         self.depend_on(REFERENCE / name)
-        return found
+        return records
 
 
 class Player(_Generated):
     """Recorded searches, played epoch by epoch."""
 
     def run(self) -> list[nodes.Node]:
+        """The table of the first run's last epoch, which the script turns into the player."""
         names = self.arguments[0].split() if self.arguments else players.searches()
-        found = [self.records(name) for name in names]
-        record = found[0][0]
-        epoch = record.experiment.epochs
+        first, *_ = [self.records(name) for name in names]
+        record = first[0]
+        epoch, run = record.experiment.epochs, players.runs(record)[0]
         rows = [
-            (f"{number}: {edge[0]} → {edge[1]}", *cells)
-            for (number, edge), cells in zip(enumerate(record.experiment.topology.edges), _state(record), strict=True)
+            (f"{number}: {i} → {j}", *state)
+            for (number, (i, j)), state in zip(
+                enumerate(record.experiment.topology.edges), _last_state(run), strict=True
+            )
         ]
         header = ("edge", "most probable", "its p", "p(None)", "cost (nats)")
-        caption = f"{players.title(names[0], record)}, seed {record.experiment.seed}, epoch {epoch} of {epoch}"
+        caption = f"{players.caption(names[0], record)}, seed {run['seed']}, epoch {epoch} of {epoch}"
         attributes = f'data-player="search" data-runs="{" ".join(names)}"'
         return [_player(attributes, html_table(caption, header, rows))]
 
 
-def _state(record: Record) -> Iterator[tuple[str, str, str, str]]:
-    """A row per edge after the last epoch."""
-    probability = record.arrays["probability"][-1, 0]
-    for p, gone, cost in zip(probability, dropped(probability), players.edge_costs(record)[-1], strict=True):
-        yield NAMES[NONE if gone else p.argmax()], f"{p.max():.3f}", f"{p[NONE]:.3f}", _signed(cost)
+def _last_state(run: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Of every edge after the last epoch: its most probable operation, this one's p, None's, and the edge's cost."""
+    for p, cost in zip(run["probability"][-1], run["cost"][-1], strict=True):
+        yield NAMES[p.index(max(p))], f"{max(p):.3f}", f"{p[NONE]:.3f}", _signed(cost)
 
 
 class Explorer(_Generated):
@@ -110,9 +112,10 @@ class Explorer(_Generated):
     weights = "trained"
 
     def run(self) -> list[nodes.Node]:
+        """The table of the first architecture, which the script turns into the explorer."""
         self.depend_on(explorer.PATH)
         values = dict(
-            zip(explorer.QUANTITIES, explorer.load()[self.weights][:, *self.chosen] * explorer.STEP, strict=True)
+            zip(explorer.QUANTITIES, explorer.load_costs()[self.weights][:, *self.chosen] * explorer.STEP, strict=True)
         )
         rows = []
         for edge, operation in enumerate(self.chosen):
@@ -142,6 +145,7 @@ class Provenance(_Generated):
     """Which records, command, seeds, date and versions are behind a figure."""
 
     def run(self) -> list[nodes.Node]:
+        """A sentence a preset, small, under the figure."""
         text = "\n\n".join(provenance(name, self.records(name)) for name in self.arguments[0].split())
         return [nodes.container("", *self.markdown(text), classes=["wiring-provenance"])]
 
@@ -163,6 +167,7 @@ class Rerun(_Generated):
     """The command that runs a chapter with other parameters, and what these are."""
 
     def run(self) -> list[nodes.Node]:
+        """Two commands, and the chapter's parameters as a table."""
         name = self.arguments[0]
         self.depend_on(chapters()[name])
         rows = [(f"`{key}`", f"`{own.default}`", own.help) for key, own in parameters(name).items()]
@@ -180,6 +185,7 @@ class Status(_Generated):
     """What the book was built from."""
 
     def run(self) -> list[nodes.Node]:
+        """Three tables: records, times, versions."""
         names = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
         rows = []
         for name in names:
@@ -242,9 +248,13 @@ def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], d
 
 
 def _write_assets(app: Sphinx, error: Exception | None) -> None:
-    """Put the plotting library and the players' data where their script finds them."""
+    """Put the plotting library and the players' data where their script finds them.
+
+    Our own style sheet and script, too: Sphinx copies them only when it writes a page.
+    """
     if error or app.builder.format != "html":
         return
+    shutil.copytree(Path(app.srcdir) / "_static", Path(app.outdir) / "_static", dirs_exist_ok=True)
     library = typeset.package_data("plotly", "package_data", "plotly.min.js")
     folder = Path(app.outdir) / "_static" / "players"
     folder.mkdir(parents=True, exist_ok=True)
@@ -256,6 +266,7 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    """Tell Sphinx of the directives, and what to do when."""
     for directive in (Player, Explorer, Provenance, Rerun, Status):
         app.add_directive(directive.__name__.lower(), directive)
     typeset.setup(app)

@@ -118,5 +118,6 @@ def _write_fonts(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    """Tell Sphinx of the writer of formulas and the fonts."""
     app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))
     app.connect("build-finished", _write_fonts)
