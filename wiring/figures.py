@@ -9,6 +9,7 @@ one alone will do:
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, product
 from typing import Any
 
@@ -22,16 +23,8 @@ from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from wiring.evidence.measures import (
-    CELL_TYPES,
-    cells_of_types,
-    counted_edges,
-    generalisation_gap,
-    late_search_cost,
-    retained,
-    retention,
-    scalars_of,
-)
+from wiring.evidence import measures
+from wiring.evidence.measures import CELL_TYPES, cells_of_types, scalars_of
 from wiring.search.records import GROUPS, Record
 from wiring.search.searchers import dropped
 from wiring.supernet.operations import NAMES, NONE
@@ -107,6 +100,7 @@ def _share_legend(figure: Figure, axes: Axes, columns: int) -> None:
         legend.remove()
 
 
+@_style()
 def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
     """The cell as a graph: nodes in a row from input to output, edges numbered as in the paper.
 
@@ -117,19 +111,18 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
     chosen
         One operation per edge (a one-hot sample) to write on the edges; None is drawn dashed.
     """
-    with _style():
-        figure, (axes,) = _figure(8.0, 2.2 + 0.3 * len(topology.intermediate))
-        places = positions(topology)
-        for number, (i, j) in enumerate(topology.edges):
-            label = str(number) if chosen is None else f"{number}: {chosen[number]}"
-            gone = chosen is not None and chosen[number] == "none"
-            style = {"linestyle": ":", "alpha": 0.5} if gone else {}
-            _arrow(axes, places[i], places[j], ORIGINS[edge_origin(topology, number)], label, **style)
-        for j in topology.output:
-            _arrow(axes, places[j], places[topology.nodes], OUTPUT)
-        _nodes(axes, topology, places)
-        handles = [*_origins(topology), Patch(color=OUTPUT, label="concatenation")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure, (axes,) = _figure(8.0, 2.2 + 0.3 * len(topology.intermediate))
+    places = positions(topology)
+    for number, (i, j) in enumerate(topology.edges):
+        label = str(number) if chosen is None else f"{number}: {chosen[number]}"
+        gone = chosen is not None and chosen[number] == "none"
+        style = {"linestyle": ":", "alpha": 0.5} if gone else {}
+        _arrow(axes, places[i], places[j], ORIGINS[edge_origin(topology, number)], label, **style)
+    for j in topology.output:
+        _arrow(axes, places[j], places[topology.nodes], OUTPUT)
+    _nodes(axes, topology, places)
+    handles = [*_origins(topology), Patch(color=OUTPUT, label="concatenation")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -194,31 +187,31 @@ def _arrow(
         axes.text(x, y, label, ha="center", va="center", color=colour, backgroundcolor="white", fontsize=9.5)
 
 
+@_style()
 def paths(topology: Topology, edges: Sequence[int]) -> Figure:
     """The ways on which the loss's gradient comes back to an edge, one panel for each edge given.
 
     The edge itself is thick; the ways from the output to its end are drawn in one line style each, the rest is faint.
     """
-    with _style():
-        figure, panels = _figure(8.0, 2.2 * len(edges), len(edges))
-        places = positions(topology)
-        steps = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
-        for panel, edge in zip(panels, edges, strict=True):
-            start, end = topology.edges[edge]
-            ways = _ways(topology, end)
-            for number, step in enumerate(steps):
-                colour = ORIGINS[edge_origin(topology, number)] if number < len(topology.edges) else OUTPUT
-                style: dict[str, Any] = {"lw": 0.8, "alpha": 0.35}
-                for way, line in zip(ways, ("-", "--", "-.", ":"), strict=False):
-                    if step in way:
-                        style = {"linestyle": line}
-                if number == edge:
-                    style = {"lw": 3.5}
-                _arrow(panel, places[step[0]], places[step[1]], colour, "", **style)
-            _nodes(panel, topology, places)
-            names = ["-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways]
-            kind = "type 1" if len(ways) > 1 else "type 2"
-            panel.set_title(f"edge {edge}, {kind}: {' and '.join(names)}", loc="left")
+    figure, panels = _figure(8.0, 2.2 * len(edges), len(edges))
+    places = positions(topology)
+    steps = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
+    for panel, edge in zip(panels, edges, strict=True):
+        start, end = topology.edges[edge]
+        ways = _ways(topology, end)
+        for number, step in enumerate(steps):
+            colour = ORIGINS[edge_origin(topology, number)] if number < len(topology.edges) else OUTPUT
+            style: dict[str, Any] = {"lw": 0.8, "alpha": 0.35}
+            for way, line in zip(ways, ("-", "--", "-.", ":"), strict=False):
+                if step in way:
+                    style = {"linestyle": line}
+            if number == edge:
+                style = {"lw": 3.5}
+            _arrow(panel, places[step[0]], places[step[1]], colour, "", **style)
+        _nodes(panel, topology, places)
+        names = ["-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways]
+        kind = "type 1" if len(ways) > 1 else "type 2"
+        panel.set_title(f"edge {edge}, {kind}: {' and '.join(names)}", loc="left")
     return figure
 
 
@@ -231,32 +224,26 @@ def _ways(topology: Topology, node: int) -> list[list[tuple[int, int]]]:
     return sorted(ways, key=len)
 
 
+@_style()
 def cost_map(costs: Float[np.ndarray, "cell edge"], topology: Topology) -> Figure:
     """The cost of every edge in every cell and, apart, each cell's sum, in nats; red costs, blue earns."""
-    with _style():
-        figure = Figure(figsize=(8.0, 1.3 + 0.32 * len(costs)))
-        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
-        sums = costs.sum(1, keepdims=True)
-        top = float(np.abs(np.concatenate([costs, sums], axis=1)).max())
-        look: dict[str, Any] = {
-            "cmap": "RdBu_r",
-            "vmin": -top,
-            "vmax": top,
-            "cbar": False,
-            "fmt": "",
-            "annot_kws": {"size": 8},
-        }
-        for axes, values in ((left, costs), (right, sums)):
-            texts = np.array([f"{x:.2g}" if abs(x) > 1e-10 * top else "0" for x in values.flat]).reshape(values.shape)
-            sns.heatmap(values, annot=texts if values.size <= 60 else None, ax=axes, **look)
-        left.set(xlabel="edge", ylabel="cell")
-        left.tick_params(axis="y", rotation=0)
-        right.set_xticklabels(["sum"])
-        right.tick_params(axis="y", length=0)
-        figure.colorbar(left.collections[0], ax=[left, right], label="cost (nats)")
+    figure = Figure(figsize=(8.0, 1.3 + 0.32 * len(costs)))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
+    sums = costs.sum(1, keepdims=True)
+    top = float(np.abs(np.concatenate([costs, sums], axis=1)).max())
+    draw = partial(sns.heatmap, cmap="RdBu_r", vmin=-top, vmax=top, cbar=False, fmt="", annot_kws={"size": 8})
+    for axes, values in ((left, costs), (right, sums)):
+        texts = np.array([f"{x:.2g}" if abs(x) > 1e-10 * top else "0" for x in values.flat]).reshape(values.shape)
+        draw(values, annot=texts if values.size <= 60 else None, ax=axes)
+    left.set(xlabel="edge", ylabel="cell")
+    left.tick_params(axis="y", rotation=0)
+    right.set_xticklabels(["sum"])
+    right.tick_params(axis="y", length=0)
+    figure.colorbar(left.collections[0], ax=[left, right], label="cost (nats)")
     return figure
 
 
+@_style()
 def powers(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     predictions: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -264,73 +251,68 @@ def powers(
     ylabel: str,
 ) -> Figure:
     """Measured curves as points and predicted ones as lines, each by its name, on logarithmic axes."""
-    with _style():
-        figure, (axes,) = _figure(8.0, 3.4)
-        for (name, (x, y)), colour, marker in zip(curves.items(), cycle(_PALETTE), cycle(_MARKERS)):
-            axes.plot(x, y, marker, color=colour, ms=5, label=name)
-        for (name, (x, y)), line in zip(predictions.items(), cycle(("-", "--", "-.", ":"))):
-            axes.plot(x, y, line, color="0.3", lw=1.2, label=name, zorder=0)
-        axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-        _share_legend(figure, axes, 2)
+    figure, (axes,) = _figure(8.0, 3.4)
+    for (name, (x, y)), colour, marker in zip(curves.items(), cycle(_PALETTE), cycle(_MARKERS)):
+        axes.plot(x, y, marker, color=colour, ms=5, label=name)
+    for (name, (x, y)), line in zip(predictions.items(), cycle(("-", "--", "-.", ":"))):
+        axes.plot(x, y, line, color="0.3", lw=1.2, label=name, zorder=0)
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    _share_legend(figure, axes, 2)
     return figure
 
 
+@_style()
 def dose_response(groups: Mapping[str, Runs]) -> Figure:
     """Share of the edges retained in bi-level runs, a point per run and a colour per named group of runs.
 
     Left against the gap in accuracy between the splits, right against the search split's cost late in the search.
     """
     doses = {
-        "accuracy: training − search split": generalisation_gap,
-        "L − H on the search split (nats)": late_search_cost,
+        "accuracy: training − search split": measures.generalisation_gap,
+        "L − H on the search split (nats)": measures.late_search_cost,
     }
     kept = "share of edges retained"
     table = pd.DataFrame(
-        {dose: measure(record) for dose, measure in doses.items()} | {"runs": name, kept: retention(record)}
+        {dose: measure(record) for dose, measure in doses.items()} | {"runs": name, kept: measures.retention(record)}
         for name, records in groups.items()
         for record in _several(records)
     )
-    look: dict[str, Any] = {
-        "hue": "runs",
-        "style": "runs",
-        "palette": _PALETTE[: len(groups)],
-        "markers": _MARKERS[: len(groups)],
-    }
-    with _style():
-        figure = Figure(figsize=(8.0, 3.2))
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, dose in zip((left, right), doses, strict=True):
-            sns.scatterplot(table, x=dose, y=kept, ax=axes, legend=axes is left and "full", s=55, alpha=0.8, **look)
-        left.set(ylim=(-0.05, 1.05))
-        right.axvline(0, color="0.6", lw=0.8)
-        _share_legend(figure, left, 2)
+    palette, markers = dict(zip(groups, cycle(_PALETTE))), dict(zip(groups, cycle(_MARKERS)))
+    draw = partial(sns.scatterplot, table, hue="runs", palette=palette, style="runs", markers=markers)
+    figure = Figure(figsize=(8.0, 3.2))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, dose in zip((left, right), doses, strict=True):
+        draw(x=dose, y=kept, ax=axes, legend=axes is left and "full", s=55, alpha=0.8)
+    left.set(ylim=(-0.05, 1.05))
+    right.axvline(0, color="0.6", lw=0.8)
+    _share_legend(figure, left, 2)
     return figure
 
 
+@_style()
 def retention_map(groups: Mapping[str, Runs]) -> Figure:
     """The share of the runs that retain an edge, a row per first node, a column per last.
 
     A panel per named group and type of cell; an edge without a choice is left blank.
     """
     panels_of = [(name, kind) for name, runs in groups.items() for kind in cells_of_types(_several(runs)[0])]
-    with _style():
-        figure = Figure(figsize=(8.0, 3.3))
-        panels = figure.subplots(1, len(panels_of), squeeze=False)[0]
-        for axes, (name, kind) in zip(panels, panels_of, strict=True):
-            records = _several(groups[name])
-            topology, edges = records[0].experiment.topology, counted_edges(records[0])
-            share = np.mean([retained(record) for record in records], axis=0)
-            first, nodes = len(topology.inputs), topology.nodes
-            grid = pd.DataFrame(np.nan, index=range(nodes - 1), columns=range(first, nodes))
-            for (kind_of_edge, edge), value in zip(edges, share, strict=True):
-                if kind_of_edge == kind:
-                    grid.loc[topology.edges[edge]] = value
-            sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis_r", vmin=0, vmax=1, cbar=False, ax=axes)
-            axes.axhline(first, color="0.2", lw=1.2)
-            axes.set(title=_of_type(records[0], kind, name), xlabel="to node")
-            axes.tick_params(axis="y", rotation=0)
-        panels[0].set_ylabel("from node")
-        figure.colorbar(panels[0].collections[0], ax=list(panels), label="share of runs that retain the edge")
+    figure = Figure(figsize=(8.0, 3.3))
+    panels = figure.subplots(1, len(panels_of), squeeze=False)[0]
+    for axes, (name, kind) in zip(panels, panels_of, strict=True):
+        records = _several(groups[name])
+        topology, edges = records[0].experiment.topology, measures.counted_edges(records[0])
+        share = np.mean([measures.retained(record) for record in records], axis=0)
+        first, nodes = len(topology.inputs), topology.nodes
+        grid = pd.DataFrame(np.nan, index=range(nodes - 1), columns=range(first, nodes))
+        for (kind_of_edge, edge), value in zip(edges, share, strict=True):
+            if kind_of_edge == kind:
+                grid.loc[topology.edges[edge]] = value
+        sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis_r", vmin=0, vmax=1, cbar=False, ax=axes)
+        axes.axhline(first, color="0.2", lw=1.2)
+        axes.set(title=_of_type(records[0], kind, name), xlabel="to node")
+        axes.tick_params(axis="y", rotation=0)
+    panels[0].set_ylabel("from node")
+    figure.colorbar(panels[0].collections[0], ax=list(panels), label="share of runs that retain the edge")
     return figure
 
 
@@ -339,39 +321,37 @@ def _of_type(record: Record, kind: int, title: str) -> str:
     return f"{title}\n{CELL_TYPES[kind]} cells" if len(cells_of_types(record)) > 1 else title
 
 
+@_style()
 def splits(bi: Runs, single: Runs) -> Figure:
     """L, H and cost over the epochs, for all, correct and wrong images; mean and range over seeds.
 
     Shown are both splits of bi-level runs, and the one of single-level runs.
     """
     quantities = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
-    curves = {
-        "bi-level, training split": (bi, "training", _PALETTE[0]),
-        "bi-level, search split": (bi, "search", _PALETTE[3]),
-        "single-level": (single, "training", _PALETTE[7]),
+    palette = {
+        "bi-level, training split": _PALETTE[0],
+        "bi-level, search split": _PALETTE[3],
+        "single-level": _PALETTE[7],
     }
-    table = pd.concat(
-        scalars_of(record, split, group).assign(runs=name)
-        for name, (runs, split, _) in curves.items()
-        for record, group in product(_several(runs), GROUPS)
-    )
-    look: dict[str, Any] = {"hue": "runs", "style": "runs", "palette": [colour for *_, colour in curves.values()]}
-    with _style():
-        figure = Figure(figsize=(8.0, 6.2))
-        panels = figure.subplots(3, 3, sharex=True, sharey="row")
-        for axes, (quantity, group) in zip(panels.flat, product(quantities, GROUPS), strict=True):
-            rows = table[table.group == group]
-            sns.lineplot(rows, x="epoch", y=quantity, errorbar=("pi", 100), ax=axes, **look)
-            axes.axhline(0, color="0.6", lw=0.8)
-            axes.set(xlabel="", ylabel=quantities[quantity])
-            axes.legend().remove()
-        for axes, group in zip(panels[0], GROUPS, strict=True):
-            axes.set_title("all images" if group == "all" else f"{group}ly classified")
-        figure.supxlabel("epoch")
-        _share_legend(figure, panels[0][0], 3)
+    tables = [record.scalars.assign(runs="bi-level, " + record.scalars.split + " split") for record in _several(bi)]
+    tables += [record.scalars.assign(runs="single-level") for record in _several(single)]
+    draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=palette, style="runs")
+    table = pd.concat(tables)
+    figure = Figure(figsize=(8.0, 6.2))
+    panels = figure.subplots(3, 3, sharex=True, sharey="row")
+    for axes, (quantity, group) in zip(panels.flat, product(quantities, GROUPS), strict=True):
+        draw(table[table.group == group], y=quantity, hue_order=palette, style_order=palette, ax=axes)
+        axes.axhline(0, color="0.6", lw=0.8)
+        axes.set(xlabel="", ylabel=quantities[quantity])
+        axes.legend().remove()
+    for axes, group in zip(panels[0], GROUPS, strict=True):
+        axes.set_title("all images" if group == "all" else f"{group}ly classified")
+    figure.supxlabel("epoch")
+    _share_legend(figure, panels[0][0], 3)
     return figure
 
 
+@_style()
 def cost_means(states: Mapping[str, Runs]) -> Figure:
     """Mean cost of every operation on every edge in the last epoch, a row per state, with the range over its steps.
 
@@ -379,93 +359,93 @@ def cost_means(states: Mapping[str, Runs]) -> Figure:
     Raises ValueError if a run has several cells.
     """
     topology = _one_cell(states)
-    with _style():
-        figure, panels = _figure(8.0, 0.9 + 2.2 * len(states), len(states), len(topology.edges))
-        for axes, (runs, edge) in zip(panels, product(states.values(), range(len(topology.edges))), strict=True):
-            low, mean, high = (
-                np.stack([record.arrays[f"cost_{key}"][-1, 0, 0, edge, NONE + 1 :] for record in _several(runs)])
-                for key in ("min", "mean", "max")
-            )
-            place = np.arange(mean.shape[1])
-            colour = ORIGINS[edge_origin(topology, edge)]
-            axes.vlines(place, low.min(0), high.max(0), color=colour, lw=0.8, alpha=0.6)
-            axes.plot(place, mean.mean(0), "o", color=colour, ms=4)
-            axes.axhline(0, color="0.4", lw=0.8)
-            axes.set_yscale("symlog", linthresh=0.05)
-            axes.set_yticks([-0.1, -0.05, 0, 0.05, 0.1], ["−0.1", "−0.05", "0", "0.05", "0.1"])
-            axes.set_xticks(place, NAMES[NONE + 1 :], rotation=90, fontsize=7.5)
-        for axes, (edge, ends) in zip(panels, enumerate(topology.edges), strict=False):
-            axes.set_title(f"edge {edge} {ends}")
-        for axes, state in zip(panels[:: len(topology.edges)], states, strict=True):
-            axes.set_ylabel(f"{state}:\ncost (nats)")
+    figure, panels = _figure(8.0, 0.9 + 2.2 * len(states), len(states), len(topology.edges))
+    for axes, (runs, edge) in zip(panels, product(states.values(), range(len(topology.edges))), strict=True):
+        low, mean, high = (
+            np.stack([record.arrays[f"cost_{key}"][-1, 0, 0, edge, NONE + 1 :] for record in _several(runs)])
+            for key in ("min", "mean", "max")
+        )
+        place = np.arange(mean.shape[1])
+        colour = ORIGINS[edge_origin(topology, edge)]
+        axes.vlines(place, low.min(0), high.max(0), color=colour, lw=0.8, alpha=0.6)
+        axes.plot(place, mean.mean(0), "o", color=colour, ms=4)
+        axes.axhline(0, color="0.4", lw=0.8)
+        axes.set_yscale("symlog", linthresh=0.05)
+        axes.set_yticks([-0.1, -0.05, 0, 0.05, 0.1], ["−0.1", "−0.05", "0", "0.05", "0.1"])
+        axes.set_xticks(place, NAMES[NONE + 1 :], rotation=90, fontsize=7.5)
+    for axes, (edge, ends) in zip(panels, enumerate(topology.edges), strict=False):
+        axes.set_title(f"edge {edge} {ends}")
+    for axes, state in zip(panels[:: len(topology.edges)], states, strict=True):
+        axes.set_ylabel(f"{state}:\ncost (nats)")
     return figure
 
 
 def _one_cell(groups: Mapping[str, Runs]) -> Topology:
     """The topology of the first group's runs. Raises ValueError if any run has more cells than one."""
     experiments = [record.experiment for runs in groups.values() for record in _several(runs)]
-    if cells := max(experiment.cells for experiment in experiments) - 1:
-        raise ValueError(f"cells = {cells + 1}: this figure shows the costs of one cell; allowed: 1")
+    if (cells := max(experiment.cells for experiment in experiments)) > 1:
+        raise ValueError(f"cells = {cells}: this figure shows the costs of one cell; allowed: 1")
     return experiments[0].topology
 
 
+@_style()
 def edge_costs(groups: Mapping[str, Runs]) -> Figure:
     """Mean cost of what was drawn on the two edges into the last node, over the epochs, a panel per group of runs.
 
     Raises ValueError if a run has several cells.
     """
     _one_cell(groups)
-    with _style():
-        figure, panels = _figure(8.0, 3.0, 1, len(groups))
-        for axes, (title, records) in zip(panels, groups.items(), strict=True):
-            topology = _several(records)[0].experiment.topology
-            for edge in (len(topology.edges) - 2, len(topology.edges) - 1):
-                colour = ORIGINS[edge_origin(topology, edge)]
-                means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in _several(records)]
-                curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
-                epochs = range(1, curves.shape[1] + 1)
-                axes.plot(epochs, curves.T, color=colour, lw=0.7, alpha=0.5)
-                axes.plot(epochs, curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
-            axes.axhline(0, color="0.4", lw=0.8)
-            axes.set_title(title)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.legend(frameon=False)
-        figure.supxlabel("epoch")
-        figure.supylabel("mean cost (nats)")
+    figure, panels = _figure(8.0, 3.0, 1, len(groups))
+    for axes, (title, records) in zip(panels, groups.items(), strict=True):
+        topology = _several(records)[0].experiment.topology
+        for edge in (len(topology.edges) - 2, len(topology.edges) - 1):
+            colour = ORIGINS[edge_origin(topology, edge)]
+            means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in _several(records)]
+            curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
+            epochs = range(1, curves.shape[1] + 1)
+            axes.plot(epochs, curves.T, color=colour, lw=0.7, alpha=0.5)
+            axes.plot(epochs, curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
+        axes.axhline(0, color="0.4", lw=0.8)
+        axes.set_title(title)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.legend(frameon=False)
+    figure.supxlabel("epoch")
+    figure.supylabel("mean cost (nats)")
     return figure
 
 
+@_style()
 def initial_costs(costs: Sequence[float], low: float, high: float) -> Figure:
     """A histogram of the costs of initialisations, with their mean and its interval."""
-    with _style():
-        figure, (axes,) = _figure(8.0, 2.8)
-        axes.hist(costs, bins=30, color=_PALETTE[4], alpha=0.7)
-        axes.axvspan(low, high, color=_PALETTE[3], alpha=0.35, label="mean: 95 % interval")
-        axes.axvline(float(np.mean(costs)), color=_PALETTE[3], lw=1.5, label="mean")
-        axes.axvline(0, color="0.3", lw=0.8)
-        axes.set(xlabel="cost at the last cell's output (nats)", ylabel="initialisations")
-        axes.legend(frameon=False)
+    figure, (axes,) = _figure(8.0, 2.8)
+    axes.hist(costs, bins=30, color=_PALETTE[4], alpha=0.7)
+    axes.axvspan(low, high, color=_PALETTE[3], alpha=0.35, label="mean: 95 % interval")
+    axes.axvline(float(np.mean(costs)), color=_PALETTE[3], lw=1.5, label="mean")
+    axes.axvline(0, color="0.3", lw=0.8)
+    axes.set(xlabel="cost at the last cell's output (nats)", ylabel="initialisations")
+    axes.legend(frameon=False)
     return figure
 
 
+@_style()
 def cost_against_accuracy(records: Runs) -> Figure:
     """The cost at the last cell against the accuracy, a point per epoch and seed; and apart by group of images."""
     table = pd.concat(record.scalars.query("split == 'training'") for record in _several(records))
-    look: dict[str, Any] = {"edgecolor": "none", "s": 14, "alpha": 0.7}
-    with _style():
-        figure = Figure(figsize=(8.0, 3.2))
-        left, right = figure.subplots(1, 2)
-        sns.scatterplot(table[table.group == "all"], x="accuracy", y="cost", color=_PALETTE[4], ax=left, **look)
-        look |= {"hue": "group", "style": "group", "palette": _PALETTE[2:4], "markers": _MARKERS[:2]}
-        sns.scatterplot(table[table.group != "all"], x="epoch", y="cost", ax=right, **look)
-        for axes in (left, right):
-            axes.axhline(0, color="0.6", lw=0.8)
-        left.set(xlabel="accuracy (share of images)", ylabel="cost L − H (nats)", title="all images, an epoch a point")
-        right.set(xlabel="epoch", ylabel="cost of an image (nats)", title="by how an image is classified")
-        right.legend(frameon=False)
+    draw = partial(sns.scatterplot, y="cost", edgecolor="none", s=14, alpha=0.7)
+    figure = Figure(figsize=(8.0, 3.2))
+    left, right = figure.subplots(1, 2)
+    draw(table[table.group == "all"], x="accuracy", color=_PALETTE[4], ax=left)
+    apart = table[table.group != "all"]
+    draw(apart, x="epoch", hue="group", style="group", palette=_PALETTE[2:4], markers=_MARKERS[:2], ax=right)
+    for axes in (left, right):
+        axes.axhline(0, color="0.6", lw=0.8)
+    left.set(xlabel="accuracy (share of images)", ylabel="cost L − H (nats)", title="all images, an epoch a point")
+    right.set(xlabel="epoch", ylabel="cost of an image (nats)", title="by how an image is classified")
+    right.legend(frameon=False)
     return figure
 
 
+@_style()
 def none_probability(records: Runs) -> Figure:
     """p(None) of every edge over the epochs, one panel per edge and type of cell: a line per seed, the mean thick.
 
@@ -480,50 +460,47 @@ def none_probability(records: Runs) -> Figure:
     epochs = np.arange(probability.shape[1])
     top = min(1.0, 1.15 * float(probability[:, :, types, :, NONE].max()))
     step = 0.05 * top  # between the rows of dots below the axis
-    with _style():
-        figure, panels = _figure(8.0, 0.6 + 2.1 * rows * len(types), rows * len(types), columns)
-        places = product(types, range(rows * columns))
-        for panel, (kind, edge) in zip(panels, places, strict=True):
-            if edge >= len(topology.edges):
-                panel.axis("off")
-                continue
-            colour = ORIGINS[edge_origin(topology, edge)]
-            curves = probability[:, :, kind, edge, NONE]
-            panel.plot(epochs, curves.T, color=colour, lw=0.8, alpha=0.6)
-            panel.plot(epochs, curves.mean(0), color=colour, lw=2.2)
-            for seed, when in enumerate(gone[:, :, kind, edge], 1):
-                panel.plot(epochs[when], np.full(when.sum(), -step * seed), ".", color=colour, ms=3)
-            panel.axhline(0, color="0.6", lw=0.6)
-            panel.set_title(_of_type(records[0], kind, f"edge {edge} {topology.edges[edge]}"))
-        panels[0].set_ylim(-step * (len(records) + 1), top)
-        panels[0].set_yticks(
-            [tick for tick in ((0, 0.5, 1.0) if top >= 0.5 else (0, 0.1, 0.2, 0.3, 0.4)) if tick <= top]
-        )
-        figure.supxlabel("epoch")
-        figure.supylabel("p(None)")
-        figure.legend(handles=_origins(topology), loc="outside upper center", ncols=3, frameon=False)
+    figure, panels = _figure(8.0, 0.6 + 2.1 * rows * len(types), rows * len(types), columns)
+    places = product(types, range(rows * columns))
+    for panel, (kind, edge) in zip(panels, places, strict=True):
+        if edge >= len(topology.edges):
+            panel.axis("off")
+            continue
+        colour = ORIGINS[edge_origin(topology, edge)]
+        curves = probability[:, :, kind, edge, NONE]
+        panel.plot(epochs, curves.T, color=colour, lw=0.8, alpha=0.6)
+        panel.plot(epochs, curves.mean(0), color=colour, lw=2.2)
+        for seed, when in enumerate(gone[:, :, kind, edge], 1):
+            panel.plot(epochs[when], np.full(when.sum(), -step * seed), ".", color=colour, ms=3)
+        panel.axhline(0, color="0.6", lw=0.6)
+        panel.set_title(_of_type(records[0], kind, f"edge {edge} {topology.edges[edge]}"))
+    panels[0].set_ylim(-step * (len(records) + 1), top)
+    panels[0].set_yticks([tick for tick in ((0, 0.5, 1.0) if top >= 0.5 else (0, 0.1, 0.2, 0.3, 0.4)) if tick <= top])
+    figure.supxlabel("epoch")
+    figure.supylabel("p(None)")
+    figure.legend(handles=_origins(topology), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
+@_style()
 def growth(records: Runs) -> Figure:
     """Share of the edges that are dropped, and the cost at the last cell's output, over the epochs; a line per seed.
 
     The share is of each type of cell, the cost on the split that α learns from.
     """
-    with _style():
-        figure = Figure(figsize=(8.0, 2.9))
-        left, right = figure.subplots(1, 2, sharex=True)
-        for number, record in enumerate(_several(records)):
-            types = cells_of_types(record)
-            shares = dropped(record.arrays["probability"]).mean(2)
-            for kind, line in zip(types, ("-", "--"), strict=False):
-                label = f"{CELL_TYPES[kind]} cells" if not number else None
-                left.plot(shares[:, kind], line, color=_PALETTE[3], lw=1.2, alpha=0.7, label=label)
-            scalars = scalars_of(record)
-            right.plot(scalars.epoch, scalars.cost, color=_PALETTE[4], lw=1.2, alpha=0.7)
-        left.set(xlabel="epoch", ylabel="share of edges dropped", ylim=(-0.03, 1.03))
-        right.set(xlabel="epoch", ylabel="L − H at the output (nats)")
-        right.axhline(0, color="0.6", lw=0.8)
-        if len(types) > 1:
-            left.legend(frameon=False)
+    figure = Figure(figsize=(8.0, 2.9))
+    left, right = figure.subplots(1, 2, sharex=True)
+    for number, record in enumerate(_several(records)):
+        types = cells_of_types(record)
+        shares = dropped(record.arrays["probability"]).mean(2)
+        for kind, line in zip(types, ("-", "--"), strict=False):
+            label = f"{CELL_TYPES[kind]} cells" if not number else None
+            left.plot(shares[:, kind], line, color=_PALETTE[3], lw=1.2, alpha=0.7, label=label)
+        scalars = scalars_of(record)
+        right.plot(scalars.epoch, scalars.cost, color=_PALETTE[4], lw=1.2, alpha=0.7)
+    left.set(xlabel="epoch", ylabel="share of edges dropped", ylim=(-0.03, 1.03))
+    right.set(xlabel="epoch", ylabel="L − H at the output (nats)")
+    right.axhline(0, color="0.6", lw=0.8)
+    if len(types) > 1:
+        left.legend(frameon=False)
     return figure

@@ -139,17 +139,16 @@ def compare(groups: Mapping[str, Sequence[Record]], claims: Sequence[str | Claim
     The numbers of ``live`` runs are marked by ≈: training's digits differ between processors.
     """
     about = "≈ " if live else ""
-    verdicts = ((name, judge(claim, records)) for name, records in groups.items() for claim in claims)
-    rows = {
-        (name, own.claim.id): {
-            "verdict": own.verdict,
-            "estimate": f"{about}{own.estimate:.2g}",
-            "95 % interval": f"{about}{own.low:.2g} to {own.high:.2g}" if own.seeds > 1 else "none",
-            "seeds": own.seeds,
-        }
-        for name, own in verdicts
-        if own.seeds
-    }
+    rows = {}
+    for name, records in groups.items():
+        for verdict in (judge(claim, records) for claim in claims):
+            if verdict.seeds:
+                rows[name, verdict.claim.id] = {
+                    "verdict": verdict.verdict,
+                    "estimate": f"{about}{verdict.estimate:.2g}",
+                    "95 % interval": f"{about}{verdict.low:.2g} to {verdict.high:.2g}" if verdict.seeds > 1 else "none",
+                    "seeds": verdict.seeds,
+                }
     return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["runs", "claim"]))
 
 

@@ -154,11 +154,11 @@ def provenance(name: str, records: Sequence[Record]) -> str:
     """One sentence on how recorded runs were made, in Markdown."""
     made = [record.provenance for record in records]
     seeds = [record.experiment.seed for record in records]
-    dates = sorted({str(own["finished"]) for own in made})
-    versions = sorted({f"{key} {number}" for own in made for key, number in own["versions"].items()})
+    dates = sorted({str(run["finished"]) for run in made})
+    versions = sorted({f"{key} {number}" for run in made for key, number in run["versions"].items()})
     return (
         f"Records: `data/reference/{name}`, seeds {min(seeds)} to {max(seeds)} ({len(seeds)} runs), each made by "
-        f"`wiring run {name} --seed N` on {', '.join(sorted({str(own['data']) for own in made}))}; "
+        f"`wiring run {name} --seed N` on {', '.join(sorted({str(run['data']) for run in made}))}; "
         f"finished {' to '.join(dict.fromkeys((dates[0], dates[-1])))} with {', '.join(versions)}."
     )
 
@@ -170,7 +170,7 @@ class Rerun(_Generated):
         """Two commands, and the chapter's parameters as a table."""
         name = self.arguments[0]
         self.depend_on(chapters()[name])
-        rows = [(f"`{key}`", f"`{own.default}`", own.help) for key, own in parameters(name).items()]
+        rows = [(f"`{key}`", f"`{value.default}`", value.help) for key, value in parameters(name).items()]
         first = next(iter(parameters(name).items()))
         text = (
             f"Download this chapter as a notebook with the button at the top of the page, or, in a checkout, run\n\n"
@@ -190,9 +190,9 @@ class Status(_Generated):
         rows = []
         for name in names:
             made = [record.provenance for record in self.records(name)]
-            seconds = [own["seconds"] for own in made]
-            dates = sorted(own["finished"] for own in made)
-            data = ", ".join(sorted({own["data"] for own in made}))
+            seconds = [run["seconds"] for run in made]
+            dates = sorted(run["finished"] for run in made)
+            data = ", ".join(sorted({run["data"] for run in made}))
             rows.append((f"`{name}`", len(made), data, f"{min(seconds):.0f} to {max(seconds):.0f}", dates[-1]))
         records = table(("preset", "seeds", "data", "seconds a run", "finished"), rows)
         self.depend_on(EXECUTION)

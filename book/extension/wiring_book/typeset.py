@@ -58,7 +58,7 @@ def keep_together(page: str) -> str:
     """Let no line break part a formula from the punctuation beside it, as browsers would."""
     return re.sub(
         r"([^\s<>]*)(<math>.*?</math>)([^\s<]*)",
-        lambda found: f'<span class="wiring-whole">{found[0]}</span>' if found[1] or found[3] else found[0],
+        lambda match: f'<span class="wiring-whole">{match[0]}</span>' if match[1] or match[3] else match[0],
         page,
         flags=re.DOTALL,
     )
