@@ -68,10 +68,10 @@ class Trace(ExitStack):
             self.enter_context(part.register_forward_pre_hook(partial(self._before, name), with_kwargs=True))
             self.enter_context(part.register_forward_hook(partial(self._after, name), with_kwargs=True))
 
-    def found(self) -> tuple[dict[str, nn.Module], list[str], dict[str, list[str]]]:
-        """The modules that ran, by name; the operations; and those in each cell, the cells in their order.
+    def resolve(self) -> tuple[dict[str, nn.Module], list[str], dict[str, list[str]]]:
+        """The modules that ran, by name; the operations among them; and those in each cell, the cells in their order.
 
-        Raises ValueError if a pattern fits none of the modules, or a cell has no operation.
+        Raises ValueError if a pattern fits no module that ran, or a cell has no operation.
         """
         ran = {name: part for name, part in self._parts.items() if name in self.arguments}
         names = {what: matching(ran, pattern) for what, pattern in self._patterns.items()}
@@ -158,8 +158,8 @@ class Diagnosis:
             odd = part not in normalising and (abs(d - 1) > self._tolerance or hasattr(self._parts[part], "eps"))
             if odd and (part == name or self._matters(name, self._parts[part])):
                 return _describe(self._parts[part])
-        kind = type(self._parts[name]).__name__
-        return f"{kind}: {'cost passes beside what normalises' if normalising else 'nothing in it normalises'}"
+        what = "cost passes beside what normalises" if normalising else "nothing in it normalises"
+        return f"{type(self._parts[name]).__name__}: {what}"
 
     def _matters(self, name: str, part: nn.Module) -> bool:
         """Whether it is this part, if it has a bias, that lets the module pass cost on: without it none would pass."""
@@ -179,11 +179,11 @@ def _outwards(name: str) -> list[str]:
 
 
 def _describe(part: nn.Module) -> str:
-    kind = type(part).__name__
+    what = ": not homogeneous"
     if getattr(part, "running_mean", None) is not None and not part.training:
-        return f"{kind} with running statistics, in evaluation mode"
-    if hasattr(part, "eps"):
-        return f"{kind} with eps = {part.eps:g}"
-    if getattr(part, "bias", None) is not None:
-        return f"{kind} with a bias"
-    return f"{kind}: not homogeneous"
+        what = " with running statistics, in evaluation mode"
+    elif hasattr(part, "eps"):
+        what = f" with eps = {part.eps:g}"
+    elif getattr(part, "bias", None) is not None:
+        what = " with a bias"
+    return type(part).__name__ + what

@@ -147,8 +147,8 @@ class _Evidence:
         self, model: nn.Module, trace: Trace, call: Callable[[], Tensor], labels: Tensor, tolerance: float
     ) -> None:
         self.trace, self.tolerance = trace, tolerance
-        parts, self.operations, self.cells = trace.found()
-        passing = {*self.operations, *(name for readers in trace.readers.values() for name in readers)}
+        parts, self.operations, self.cells = trace.resolve()
+        passing = [*self.operations, *(name for readers in trace.readers.values() for name in readers)]
         with (
             CostProbe(model, {name: parts[name] for name in self.cells}) as at_cells,
             CostProbe(model, {name: parts[name] for name in self.operations}) as at_operations,
@@ -216,8 +216,8 @@ class _Evidence:
 def _check(logits: Any, labels: Tensor) -> None:
     """Refuse what is no matrix of logits of the labels' classes."""
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
-        kind = f"tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model returns a {kind}, not logits ({len(labels)}, classes); give `forward` to get them")
+        what = f"tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model returns a {what}, not logits ({len(labels)}, classes); give `forward` to get them")
     if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         bounds = f"{int(labels.min())} to {int(labels.max())}"
         raise ValueError(f"labels: from {bounds}, but the model has classes 0 to {logits.shape[1] - 1}")

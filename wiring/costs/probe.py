@@ -183,8 +183,9 @@ class GateProbe(_Probe):
     def __init__(self, supernet: nn.Module) -> None:
         refuse_compiled(supernet)
         if not isinstance(supernet, Supernet):
-            kind = type(supernet).__name__
-            raise ValueError(f"supernet: {kind} has no gates; CostProbe(model, modules) measures any model's modules")
+            raise ValueError(
+                f"supernet: {type(supernet).__name__} has no gates; CostProbe(model, modules) measures any model"
+            )
         super().__init__(supernet, {f"cells.{number}": cell for number, cell in enumerate(supernet.cells)})
         self._gate_costs = torch.zeros(0)
 
@@ -268,24 +269,25 @@ def is_batch(x: Any) -> bool:
 def refuse_compiled(model: nn.Module) -> None:
     """Raise ValueError if the model or a part of it is compiled."""
     if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
-        kind = type(model).__name__
-        raise ValueError(f"model: {kind} is compiled, which leaves hooks out; probe it as it was before")
+        raise ValueError(
+            f"model: {type(model).__name__} is compiled, which leaves hooks out; probe it as it was before"
+        )
 
 
 def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> dict[str, nn.Module]:
     """The modules to measure, by name."""
     refuse_compiled(model)
-    kind, parts = type(model).__name__, dict(model.named_modules())
+    whole, parts = type(model).__name__, dict(model.named_modules())
     if modules is None:
         instead = ", or let GateProbe measure its gates" if isinstance(model, Supernet) else ""
-        raise ValueError(f"modules = None: name the submodules of {kind} to measure{instead}")
+        raise ValueError(f"modules = None: name the submodules of {whole} to measure{instead}")
     if isinstance(modules, str):
         chosen = {name: parts[name] for name in matching(parts, modules)}
         if not chosen:
-            raise ValueError(f"modules = {modules!r}: fits no name of a part of {kind}, such as {list(parts)[-1]!r}")
+            raise ValueError(f"modules = {modules!r}: fits no name of a part of {whole}, such as {list(parts)[-1]!r}")
         return chosen
     if foreign := [name for name, module in modules.items() if module not in set(parts.values())]:
-        raise ValueError(f"modules: {foreign[0]!r} is no submodule of the model {kind}")
+        raise ValueError(f"modules: {foreign[0]!r} is no submodule of the model {whole}")
     if not modules:
         raise ValueError("modules = {}: name at least one")
     return dict(modules)
