@@ -134,7 +134,6 @@ BAD = [
     (["bench", "--repeats", "0"], "repeats", "0", "1"),
     (["bench", "--repeats", "few"], "--repeats", "'few'", "int"),
     (["bench", "--json", "there.json"], "there.json", "exists"),
-    (["bench", "--readme", "there.json"], "there.json", "bench"),
 ]
 
 

@@ -45,6 +45,9 @@ DARTS_CELLS = replace(DARTS, topology=TOPOLOGIES["darts"], cells=4, batch=32)
 REDUCED = replace(DARTS, reductions=(2, 5))
 SMALL = replace(DSNAS, channels=8, batch=64)
 
+#: The head of the table.
+HEAD = "\n| row | measured | bound | absolute; over rounds |\n|---|--:|--:|---|"
+
 Step = Callable[[], object]
 
 
@@ -89,7 +92,7 @@ def bench(repeats: int, file: Path | None = None) -> bool:
     keep_memory()  # both sides gain from what a search sets
     cpu = f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
     machine = f"{cpu}, {THREADS} threads, float32, torch {torch.__version__}"
-    print(_head(machine), flush=True)
+    print(f"Measured on {machine}.", HEAD, sep="\n", flush=True)
     rows = []
     for measure in _measures(repeats):
         rows.append(measure())
@@ -120,14 +123,10 @@ def _measures(repeats: int) -> list[Callable[[], Row]]:
     ]
 
 
-def _head(machine: str) -> str:
-    return f"Measured on {machine}.\n\n| row | measured | bound | absolute; over rounds |\n|---|--:|--:|---|"
-
-
 def table(content: dict[str, Any]) -> str:
     """The JSON's content as a Markdown table."""
     rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for row in content["rows"]]
-    return "\n".join([_head(content["machine"]), *map(str, rows)])
+    return "\n".join([f"Measured on {content['machine']}.", HEAD, *map(str, rows)])
 
 
 def faster(bound: float | None, e: Experiment, size: int, repeats: int) -> Row:
@@ -266,14 +265,14 @@ def noise(e: Experiment, size: int) -> Dataset:
     return Dataset("noise", tuple("0123456789"), pixels, torch.randint(10, (images,), generator=draws))
 
 
-def our_step(e: Experiment, size: int) -> Step:
-    """The search's own step: data, gates, forward, backward, clip, both optimisers, costs and their statistics."""
-    return _endless(Search(e, noise(e, size)).run_epoch)
-
-
 def textbook(e: Experiment) -> PlainSupernet:
     """The textbook's supernet of an experiment."""
     return PlainSupernet(e.topology, e.cells, e.channels, 10, reductions=e.reductions)
+
+
+def our_step(e: Experiment, size: int) -> Step:
+    """The search's own step: data, gates, forward, backward, clip, both optimisers, costs and their statistics."""
+    return _endless(Search(e, noise(e, size)).run_epoch)
 
 
 def _endless(epoch: Callable[[], Iterable[object]]) -> Step:

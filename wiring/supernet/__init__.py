@@ -4,6 +4,19 @@ from wiring.supernet.gates import Gates
 from wiring.supernet.network import Supernet
 from wiring.supernet.operations import NAMES, OPERATIONS
 from wiring.supernet.textbook import PlainSupernet
-from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete
+from wiring.supernet.topology import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Topology, complete
 
-__all__ = ["MINIMAL", "NAMES", "OPERATIONS", "TOPOLOGIES", "Gates", "PlainSupernet", "Supernet", "Topology", "complete"]
+__all__ = [
+    "CONTROL",
+    "EQUAL",
+    "MINIMAL",
+    "NAMES",
+    "OPERATIONS",
+    "SWAPPED",
+    "TOPOLOGIES",
+    "Gates",
+    "PlainSupernet",
+    "Supernet",
+    "Topology",
+    "complete",
+]

@@ -240,6 +240,9 @@ class Pool(nn.Module):
 class Convs(nn.Sequential):
     """Stages of a depthwise and a 1x1 convolution with BN, by name, and a ReLU before each."""
 
+    def __init__(self, **stages: nn.Module) -> None:
+        super().__init__(OrderedDict(stages))
+
     def forward(self, node: Node) -> Normalised:
         """Run all but the last 1x1 convolution and BN."""
         x = node.rectified
@@ -251,16 +254,6 @@ class Convs(nn.Sequential):
 
 def _stage(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     return nn.Sequential(Depthwise(channels, kernel, stride, dilation), PointwiseBN(channels))
-
-
-def separable(channels: int, kernel: int, stride: int) -> nn.Module:
-    """Two stages, of which the first has the stride."""
-    return Convs(OrderedDict(first=_stage(channels, kernel, stride), second=_stage(channels, kernel)))
-
-
-def dilated(channels: int, kernel: int, stride: int) -> nn.Module:
-    """One stage with dilation 2."""
-    return Convs(OrderedDict(conv=_stage(channels, kernel, stride, dilation=2)))
 
 
 def max_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height out_width"]:
@@ -278,16 +271,16 @@ def avg_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height 
     return total / inside
 
 
-#: Name -> factory(channels, stride). ``none`` has no module: it is skipped, and its cost is 0.
+#: Name -> factory(width, stride). ``none`` has no module: it is skipped, and its cost is 0.
 OPERATIONS: dict[str, Callable[[int, int], nn.Module] | None] = {
     "none": None,
     "skip_connect": lambda width, stride: SkipConnect() if stride == 1 else FactorizedReduce(width, width),
-    "max_pool_3x3": lambda channels, stride: Pool(max_pool, stride),
-    "avg_pool_3x3": lambda channels, stride: Pool(avg_pool, stride),
-    "sep_conv_3x3": lambda channels, stride: separable(channels, 3, stride),
-    "dil_conv_3x3": lambda channels, stride: dilated(channels, 3, stride),
-    "dil_conv_5x5": lambda channels, stride: dilated(channels, 5, stride),
-    "sep_conv_5x5": lambda channels, stride: separable(channels, 5, stride),
+    "max_pool_3x3": lambda width, stride: Pool(max_pool, stride),
+    "avg_pool_3x3": lambda width, stride: Pool(avg_pool, stride),
+    "sep_conv_3x3": lambda width, stride: Convs(first=_stage(width, 3, stride), second=_stage(width, 3)),
+    "dil_conv_3x3": lambda width, stride: Convs(conv=_stage(width, 3, stride, dilation=2)),
+    "dil_conv_5x5": lambda width, stride: Convs(conv=_stage(width, 5, stride, dilation=2)),
+    "sep_conv_5x5": lambda width, stride: Convs(first=_stage(width, 5, stride), second=_stage(width, 5)),
 }
 
 #: The operations' names: the order of the last axis of every cost, gate and probability.

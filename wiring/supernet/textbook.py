@@ -32,13 +32,7 @@ def _block(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> li
 
 
 def operation(name: str, channels: int, stride: int) -> nn.Module:
-    """The operation of that name, as DARTS builds it.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name, or it is ``none``, which has no module.
-    """
+    """The operation of that name, as DARTS builds it; ``none`` has no module. Raises ValueError for other names."""
     match name:
         case "skip_connect":
             return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
@@ -75,13 +69,7 @@ def relu_conv_bn(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class PlainSupernet(nn.Module):
-    """The textbook supernet; its parameters are those of :class:`wiring.Supernet`, in the same order.
-
-    Parameters
-    ----------
-    topology, cells, channels, classes, image_channels, reductions
-        As of :class:`wiring.Supernet`.
-    """
+    """The textbook supernet; arguments and parameters are those of :class:`wiring.Supernet`, in the same order."""
 
     def __init__(
         self,
@@ -130,16 +118,10 @@ class _Cell(nn.Module):
         self.inputs = nn.ModuleList(
             (FactorizedReduce if twice else relu_conv_bn)(width, channels) for width, twice in sources
         )
-        self.edges: Any = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    name: operation(name, channels, stride if i < len(topology.inputs) else 1)
-                    for name in names
-                    if name != "none"
-                }
-            )
-            for (i, _), names in zip(topology.edges, topology.candidates, strict=True)
-        )
+        self.edges: Any = nn.ModuleList()
+        for (i, _), names in zip(topology.edges, topology.candidates, strict=True):
+            at = stride if i < len(topology.inputs) else 1
+            self.edges.append(nn.ModuleDict({name: operation(name, channels, at) for name in names if name != "none"}))
 
     def forward(self, inputs: list[Tensor], values: Tensor, active: list[list[bool]]) -> Tensor:
         one = (values == 1).tolist()
