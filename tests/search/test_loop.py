@@ -1,11 +1,13 @@
 """A search repeats and resumes bit for bit, does the steps its papers define, and measures what Theorem 2 says."""
 
 import hashlib
+import logging
 import os
 import pty
 import re
 import subprocess
 import sys
+import termios
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -618,31 +620,39 @@ def test_a_searcher_of_ones_own_is_run_by_its_name(monkeypatch, tmp_path):
 
 # progress
 
-LOGGING = """
+SHORT = {"images": 32, "batch": 16, "channels": 1, "epochs": 2}
+PLAIN = f"""
 import sys
-from wiring.search.loop import log_epochs, run
+from wiring.search import loop
+loop.keep_memory = None  # it alters its caller's malloc: a call would fail
 if sys.argv[1] == "log":
-    log_epochs()
-    log_epochs()
-run("p1-quick", sys.argv[2] or None, images=32, batch=16, channels=1, epochs=2)
-"""
-LINES = r"""NAME: epoch 1/2, loss \d\.\d{3}, accuracy [01]\.\d{3}, edges dropped \d/5, \d\d:\d\d left
-NAME: epoch 2/2, loss \d\.\d{3}, accuracy [01]\.\d{3}, edges dropped \d/5, 00:00 left
+    loop.log_epochs()
+loop.run("p1-quick", **{SHORT})
 """
 
 
-@pytest.mark.parametrize(("mode", "folder"), [("log", "runs/mine"), ("log", ""), ("quiet", "")])
-def test_a_line_an_epoch_is_said_where_it_was_asked_for(tmp_path, mode, folder):
-    command = [sys.executable, "-c", LOGGING, mode, folder]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == ""
-    lines = LINES.replace("NAME", "mine" if folder else "search") if mode == "log" else ""
-    assert re.fullmatch(lines, done.stderr)
+def test_a_line_an_epoch_is_said_where_it_was_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(search, "_LOG", logging.Logger("of its own"))
+    for _ in range(2):
+        search.log_epochs()
+    for folder, name in ((tmp_path / "mine", "mine"), (None, "search")):
+        run("p1-quick", folder, **SHORT)
+        out, err = capsys.readouterr()
+        said = r"loss \d\.\d{3}, accuracy [01]\.\d{3}, edges dropped [0-5]/5, "
+        lines = (rf"{name}: epoch 1/2, {said}\d\d:\d\d left", f"{name}: epoch 2/2, {said}00:00 left")
+        assert [bool(re.fullmatch(*pair)) for pair in zip(lines, err.splitlines(), strict=True)] == [True, True]
+        assert out == ""
 
 
-def test_on_a_terminal_a_bar_shows_it_and_no_line(tmp_path):
+def test_plain_use_says_nothing_and_leaves_the_callers_malloc_alone():
+    done = subprocess.run([sys.executable, "-c", PLAIN, "plain"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_on_a_terminal_a_bar_shows_it_and_no_line():
     terminal, end = pty.openpty()
-    done = subprocess.Popen([sys.executable, "-c", LOGGING, "log", ""], stderr=end, cwd=tmp_path)
+    termios.tcsetwinsize(end, (24, 120))
+    done = subprocess.Popen([sys.executable, "-c", PLAIN, "log"], stderr=end)
     os.close(end)
     shown = b""
     with suppress(OSError):  # Linux ends a terminal so
@@ -653,19 +663,6 @@ def test_on_a_terminal_a_bar_shows_it_and_no_line(tmp_path):
     assert b"epoch 2/2: 100%" in shown
     assert b"edges dropped" in shown
     assert b"left" not in shown
-
-
-# the caller's memory
-
-KEEPING = """
-from wiring.search import loop
-loop.keep_memory = None  # a call would fail
-loop.run("p1-quick", images=32, batch=16, channels=1, epochs=1)
-"""
-
-
-def test_run_leaves_the_callers_malloc_alone():
-    subprocess.run([sys.executable, "-c", KEEPING], check=True)
 
 
 def test_memory_is_kept_where_the_c_library_can(monkeypatch):
