@@ -263,7 +263,8 @@ def test_output_that_nobody_reads_ends_quietly(here, arguments):
         check=False,
     )
     os.close(writer)
-    assert (done.returncode, done.stderr) == (141, b"")
+    assert done.returncode in (0, 141)  # argparse says nothing of what it could not print
+    assert done.stderr == b""
 
 
 def test_help_and_version_import_nothing_heavy(here):
@@ -357,7 +358,7 @@ def test_rerun_executes_a_chapter_with_the_parameter(here, capsys):
     out, err = capsys.readouterr()
     assert "wrote reruns/tiny.ipynb" in out
     assert "jupyter lab reruns/tiny.ipynb" in out
-    assert "cell 2 of 2" in err.splitlines()[-1]
+    assert err.splitlines()[-1] == "tiny: cell 3 is done"
     executed = nbformat.read(here / "reruns/tiny.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "3 0.0001 x True\n"
     assert snapshot(here / "reruns").keys() == {"tiny.ipynb"}
