@@ -18,6 +18,7 @@ from command import QUICK, call, notebook, snapshot
 from PIL import Image
 
 from wiring import chapters
+from wiring.__main__ import from_text
 from wiring.evidence.claims import CLAIMS
 from wiring.search.experiments import DESCRIPTIONS, PRESETS, PURPOSES
 from wiring.supernet.topology import TOPOLOGIES
@@ -275,6 +276,20 @@ def test_help_and_version_import_nothing_heavy(here):
 
 
 # what works
+
+
+def test_command_line_texts_are_json_or_else_texts():
+    texts = {"a": "3", "b": "1e-3", "c": "true", "d": "digits", "e": "[2,5]", "f": "folder:/x y", "g": "", "h": "True"}
+    assert {name: from_text(text) for name, text in texts.items()} == {
+        "a": 3,
+        "b": 1e-3,
+        "c": True,
+        "d": "digits",
+        "e": [2, 5],
+        "f": "folder:/x y",
+        "g": "",
+        "h": "True",
+    }
 
 
 def test_run_says_where_its_records_are_and_a_second_run_that_it_was_finished_before(here, capsys):

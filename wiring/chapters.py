@@ -174,10 +174,8 @@ def execute(
 
     Parameters
     ----------
-    source
-        The notebook to execute; it stays as it is.
-    out
-        The notebook to write, when all is executed.
+    source, out
+        The notebook to execute, which stays as it is, and the one to write when all is executed.
     values
         Its parameters, by name.
     timeout
