@@ -117,7 +117,7 @@ def test_sweep_on_dask_loses_nothing_when_a_worker_is_killed(here, cluster, caps
     thread.start()
     status = call(*sweeping, "--cluster", cluster.scheduler_address, "--out", "dask")
     thread.join()
-    assert (status, capsys.readouterr().err) == (0, "")
+    assert (status, capsys.readouterr().err.splitlines()[-1]) == (0, "4/4 runs, 0 failed")
     assert killed[0] < 4
     monkeypatch.setattr(sweeps, "processes", in_a_thread)
     assert call(*sweeping, "--workers", "1", "--out", "serial") == 0
@@ -135,8 +135,9 @@ def test_failing_run_is_said_with_its_error_and_the_same_command_tries_it_again(
         assert call(*sweeping, "--out", "mine") == 1
         out, err = capsys.readouterr()
         assert f"1 finished ({before} before), 1 failed" in out
-        assert err.count("\n") == 1
-        assert "Diverged: loss or cost is not finite in epoch" in err
+        *_, progress, last = err.splitlines()
+        assert "1 failed" in progress
+        assert "Diverged: loss or cost is not finite in epoch" in last
     assert gather(here / "mine").run.nunique() == 1
 
 
@@ -186,14 +187,13 @@ def test_every_combination_is_there_once():
 
 def test_sweep_in_python_gives_the_table_of_the_command(here, one_thread, capsys):
     assert call(*SMALL, "--seeds", "0,1", "--grid", "epochs=1", "--grid", "reductions=[],[0]", "--out", "mine") == 0
-    assert capsys.readouterr().err.splitlines()[-1] == "wiring.search.sweeps: 4/4 runs, 0 failed"
+    assert capsys.readouterr().err.splitlines()[-1] == "4/4 runs, 0 failed"
     small = preset("p1-quick", images=32, batch=16, channels=2, cells=1, epochs=1)
+    before = snapshot(here)
     table = sweep(small, {"seed": range(2), "reductions": [(), (0,)]}, workers=1)
-    assert sorted(table.seed) == sorted([0, 1] * 6)
-    pd.testing.assert_frame_equal(
-        *(rows.drop(columns="run").sort_values(list(rows)[1:3]) for rows in (table, gather(here / "mine")))
-    )
-    assert snapshot(here).keys() == snapshot(here).keys()
+    assert len(table) == 2 * 2 * 3
+    pd.testing.assert_frame_equal(table.drop(columns="run"), gather(here / "mine").drop(columns="run"))
+    assert snapshot(here) == before
 
 
 def test_sweep_in_python_says_what_failed_and_keeps_the_rest(here, one_thread):
