@@ -186,11 +186,11 @@ def test_every_combination_is_there_once():
 
 
 def test_sweep_in_python_gives_the_table_of_the_command(here, one_thread, capsys):
-    assert call(*SMALL, "--seeds", "0,1", "--grid", "epochs=1", "--grid", "reductions=[],[0]", "--out", "mine") == 0
+    assert call(*SMALL, "--seeds", "0,1", "--grid", "epochs=1", "--grid", "flip=true,false", "--out", "mine") == 0
     assert capsys.readouterr().err.splitlines()[-1] == "4/4 runs, 0 failed"
     small = preset("p1-quick", images=32, batch=16, channels=2, cells=1, epochs=1)
     before = snapshot(here)
-    table = sweep(small, {"seed": range(2), "reductions": [(), (0,)]}, workers=1)
+    table = sweep(small, {"seed": range(2), "flip": [True, False]}, workers=1)
     assert len(table) == 2 * 2 * 3
     pd.testing.assert_frame_equal(table.drop(columns="run"), gather(here / "mine").drop(columns="run"))
     assert snapshot(here) == before
