@@ -33,10 +33,10 @@ setup: .venv/ready ## make .venv: requirements.lock and this package; TORCH='tor
 
 .venv/ready: requirements.lock pyproject.toml
 	$(if $(python_problem),$(error wiring needs Python 3.11 or newer with venv: $(python_problem); name another with `make setup PYTHON=...`))
-	$(PYTHON) -m venv $(if $(filter installed,$(TORCH)),--system-site-packages) .venv
+	$(PYTHON) -m venv $(if $(filter installed,$(TORCH)),--system-site-packages ).venv
 	$(if $(filter-out installed,$(TORCH)),$(BIN)/python -m pip install $(TORCH))
 	$(if $(TORCH),$(BIN)/python -c 'import torchvision')
-	grep -v $(if $(TORCH),'^torch\(vision\)*==','^#') requirements.lock | $(BIN)/python -m pip install -r /dev/stdin
+	$(if $(TORCH),grep -v '^torch\(vision\)*==' requirements.lock | )$(BIN)/python -m pip install -r $(if $(TORCH),/dev/stdin,requirements.lock)
 	$(BIN)/python -m pip install -q --no-deps -e .
 	@echo '$(TORCH)' > $@
 

@@ -1,11 +1,15 @@
 """Every way to install (make, conda, Binder) must give the one environment that requirements.lock records."""
 
 import platform
+import shutil
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -30,8 +34,39 @@ def test_lock_satisfies_every_requirement():
 
 
 def test_installed_versions_are_the_locked_ones():
+    ready = Path(sys.prefix) / "ready"
+    chosen = ("torch", "torchvision") if ready.exists() and ready.read_text().strip() else ()
     # A build for one device, torch 2.14.1+cpu, is the same release.
-    assert {name: version(name).partition("+")[0] for name in LOCKED} == LOCKED
+    installed = {name: version(name).partition("+")[0] for name in LOCKED}
+    assert {name: installed[name] for name in LOCKED if name not in chosen} == {
+        name: release for name, release in LOCKED.items() if name not in chosen
+    }
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        assert installed[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+@pytest.mark.parametrize(
+    ("torch", "expected"),
+    [
+        ("", ["venv .venv", "pip install -r requirements.lock"]),
+        ("installed", ["venv --system-site-packages .venv", "import torchvision", "grep"]),
+        ("torch torchvision --index-url URL", ["venv .venv", "pip install torch torchvision --index-url URL", "grep"]),
+    ],
+)
+def test_setup_takes_another_torch_and_all_else_as_locked(tmp_path, torch, expected):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = ["make", "-n", "setup", f"TORCH={torch}", f"PYTHON={sys.executable}"]
+    lines = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert all(any(part in line for line in lines) for part in expected)
+    assert f"echo '{torch}' > .venv/ready" in lines
+    for line in lines:
+        if line.startswith("grep"):  # what is left of the lock
+            kept = subprocess.run(["sh", "-c", line.partition("|")[0]], cwd=tmp_path, capture_output=True, text=True)
+            left = [pin for pin in kept.stdout.splitlines() if not pin.startswith("#")]
+            assert [pin for pin in PINS if pin not in left] == [
+                f"{name}=={LOCKED[name]}" for name in ("torch", "torchvision")
+            ]
 
 
 def test_conda_installs_the_lock_and_this_package():

@@ -1,4 +1,4 @@
-"""Some hundred bad inputs, by the command line and through the chapters: each is refused in one line, status 2."""
+"""A bad value for every field, by the command line and through the chapters, is refused in one line, status 2."""
 
 from itertools import product
 
@@ -9,31 +9,17 @@ from wiring import chapters
 from wiring.search import sweeps
 from wiring.search.experiments import DESCRIPTIONS, Experiment, to_dict
 
-#: Kind of field -> values that none of that kind takes.
-NO_COUNT = ["0", "-1", "1.5", "one", "true", "[1]", "null1"]
-NO_NUMBER = ["-1", "NaN", "Infinity", "-Infinity", "x", "[0.1]", "true", "1e999"]
-NO_CHOICE = ["", "7", "DARTS", "true", "null"]
-NO_FLAG = ["2", "yes", "null", "[]"]
-NO_PAIR = ["0.5", "[0.5]", "[0.5,1]", "[0.1,0.2,0.3]", "x", "[-0.1,0.5]"]
+#: Field -> a value that it does not take; tests/search/test_experiments.py tries all their bounds.
 BAD = {
-    name: values
-    for names, values in [
-        (["cells", "channels", "image_size", "images", "epochs", "batch", "threads"], NO_COUNT),
-        (["theta_lr", "theta_lr_min", "theta_weight_decay", "alpha_lr", "alpha_weight_decay", "alpha_std"], NO_NUMBER),
-        (["clip", "temperature", "final_temperature"], ["0", *NO_NUMBER]),
-        (["label_noise", "theta_momentum"], ["1.01", *NO_NUMBER]),
-        (["searcher", "level", "device", "topology"], NO_CHOICE),
-        (["flip", "bf16"], NO_FLAG),
-        (["alpha_betas"], NO_PAIR),
-        (["reductions"], ["1", "[1]", "[-1]", "[0.5]", "x"]),
-        (["alpha_mean"], NO_NUMBER[1:]),
-        (["crop"], ["-1", "0.5", "x"]),
-        (["seed"], ["-1", "0.5", "x", "9223372036854775808"]),
-        (["data"], ["3", "null", "mnist", "folder:", "folder:nowhere", "/etc", "digits2"]),
-    ]
-    for name in names
+    **dict.fromkeys(["cells", "channels", "image_size", "images", "epochs", "batch", "threads"], "0"),
+    **dict.fromkeys(["theta_lr", "theta_lr_min", "theta_weight_decay", "alpha_lr", "alpha_weight_decay"], "-1"),
+    **dict.fromkeys(["clip", "temperature", "final_temperature"], "0"),
+    **dict.fromkeys(["label_noise", "theta_momentum"], "1.01"),
+    **dict.fromkeys(["searcher", "level", "device", "topology"], "DARTS"),
+    **dict.fromkeys(["flip", "bf16"], "yes"),
+    **{"alpha_mean": "NaN", "alpha_std": "1e999", "alpha_betas": "[0.5]", "reductions": "[-1]", "crop": "0.5"},
+    **{"seed": "9223372036854775808", "data": "folder:nowhere"},
 }
-CASES = [(field, value) for field, values in BAD.items() for value in values]
 #: What a field named in a chapter is typed there.
 TYPES = {"topology": "str", "alpha_betas": "str", "reductions": "str"}
 SWEEPS = [
@@ -78,7 +64,7 @@ def book(tmp_path_factory):
     root = tmp_path_factory.mktemp("inputs")
     fields = to_dict(Experiment())
     lines = [
-        f"{name} = None  # type: {TYPES.get(name, kind(name, fields[name]))}|None {meaning}"
+        f"{name} = None  # type: {TYPES.get(name, type_of(fields[name]))}|None {meaning}"
         for name, meaning in DESCRIPTIONS.items()
     ]
     notebook(root / "book/all.ipynb", "\n".join(["preset: str = 'p1-quick'  # which", *lines]))
@@ -88,7 +74,7 @@ def book(tmp_path_factory):
     return root
 
 
-def kind(name, value):
+def type_of(value):
     return "int" if value is None else type(value).__name__
 
 
@@ -113,17 +99,16 @@ def refused(here, capsys, *arguments):
     return err
 
 
-def test_there_are_more_than_a_hundred_for_every_field():
+def test_every_field_is_tried():
     assert BAD.keys() == DESCRIPTIONS.keys()
-    assert len(CASES) + len(SWEEPS) > 150
 
 
-@pytest.mark.parametrize(("field", "value"), CASES)
+@pytest.mark.parametrize(("field", "value"), BAD.items())
 def test_run_refuses_the_value_by_the_fields_name(here, capsys, field, value):
     assert field in refused(here, capsys, "run", "p1-quick", f"--{field}={value}")
 
 
-@pytest.mark.parametrize(("field", "value"), [case for case in CASES if case[1] not in ("null", "-Infinity")])
+@pytest.mark.parametrize(("field", "value"), BAD.items())
 def test_chapter_refuses_the_value_by_the_parameters_name_before_a_kernel_starts(here, capsys, field, value):
     assert field in refused(here, capsys, "rerun", "all", "-p", field, value)
 

@@ -1,5 +1,5 @@
 from .costs import CostProbe, GateProbe, Report, enumerate_minimal, verify
-from .datasets import Dataset
+from .datasets import Dataset, load_dataset
 from .evidence import CLAIMS, Claim, Verdict, compare, judge, judge_all
 from .search import (
     DARTS,
@@ -20,18 +20,34 @@ from .search import (
     run_seeds,
     sweep,
 )
-from .supernet import MINIMAL, NAMES, OPERATIONS, TOPOLOGIES, Gates, PlainSupernet, Supernet, Topology, complete
+from .supernet import (
+    CONTROL,
+    EQUAL,
+    MINIMAL,
+    NAMES,
+    OPERATIONS,
+    SWAPPED,
+    TOPOLOGIES,
+    Gates,
+    PlainSupernet,
+    Supernet,
+    Topology,
+    complete,
+)
 
 __all__ = [
     "CLAIMS",
+    "CONTROL",
     "DARTS",
     "DSNAS",
+    "EQUAL",
     "MINIMAL",
     "NAMES",
     "OPERATIONS",
     "PRESETS",
     "SEARCHERS",
     "SNAS",
+    "SWAPPED",
     "TOPOLOGIES",
     "Claim",
     "CostProbe",
@@ -55,6 +71,7 @@ __all__ = [
     "judge",
     "judge_all",
     "load",
+    "load_dataset",
     "load_reference",
     "preset",
     "run",

@@ -254,7 +254,7 @@ def _rerun(options: argparse.Namespace) -> None:
 
     values = {name: from_text(text) for name, text in options.parameters}
     path = rerun(options.chapter, values, options.out, options.timeout)
-    print(f"wrote {path}; to open it where JupyterLab is installed (pip install jupyterlab): jupyter lab {path}")
+    print(f"wrote {path}; to open it: jupyter lab {path} (JupyterLab: pip install jupyterlab)")
 
 
 def _add_presets(parser: Parser) -> None:

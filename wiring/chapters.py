@@ -31,8 +31,6 @@ BOOK = Path(__file__).resolve().parent.parent / "book"
 #: reads no annotation with a bar).
 TYPES: dict[str, Any] = {plain.__name__: plain for plain in (bool, int, float, str)}
 TYPES |= {f"{name}|None": plain | None for name, plain in TYPES.items()}
-#: Where there is no terminal for a bar: a line for each cell that is done.
-LINES = {"bar_format": "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}\n", "mininterval": 0, "leave": False}
 
 
 class ChapterError(ValueError):
@@ -146,7 +144,7 @@ def rerun(name: str, values: Mapping[str, Any], out: Path | None = None, timeout
         raise ChapterError(f"out = {str(out)!r}: a notebook's name ends in .ipynb")
     if timeout is not None and timeout < 1:
         raise ChapterError(f"timeout = {timeout}: must be at least 1 (seconds)")
-    execute(chapter(name), out, values, timeout, True if sys.stderr.isatty() else LINES)
+    execute(chapter(name), out, values, timeout, progress=True)
     return out
 
 
@@ -170,22 +168,20 @@ def execute(
     out: Path,
     values: dict[str, Any],
     timeout: int | None = None,
-    progress: bool | dict[str, Any] = False,
+    progress: bool = False,
 ) -> None:
     """Execute a notebook in a kernel of its own, from the working folder.
 
     Parameters
     ----------
-    source
-        The notebook to execute; it stays as it is.
-    out
-        The notebook to write, when all is executed.
+    source, out
+        The notebook to execute, which stays as it is, and the one to write when all is executed.
     values
         Its parameters, by name.
     timeout
         Seconds that a cell may take; ``None`` is no limit.
     progress
-        papermill's ``progress_bar``.
+        Whether to show it on the standard error: a bar on a terminal, else a line for each cell.
 
     Raises
     ------
@@ -193,7 +189,11 @@ def execute(
         If a cell fails, takes too long or its kernel dies, naming it. As far as it got, the notebook is kept beside
         ``out`` as ``.partial.ipynb``.
     """
-    unfinished = _partial(out)
+    unfinished, terminal = _partial(out), sys.stderr.isatty()
+
+    def say(cell_index: int, **which: object) -> None:
+        print(f"{source.stem}: cell {cell_index + 1} is done", file=sys.stderr, flush=True)
+
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Sockets of its own, short enough for a socket's name: in the working folder two kernels would share them.
@@ -205,9 +205,12 @@ def execute(
                 parameters=values,
                 cwd=str(Path.cwd()),
                 kernel_name="python3",
-                progress_bar=progress,
+                progress_bar=progress and terminal,
                 execution_timeout=timeout,
-                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+                config=Config(
+                    KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"},
+                    NotebookClient={"on_cell_executed": say} if progress and not terminal else {},
+                ),
             )
     except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
         match error:

@@ -16,7 +16,6 @@ from wiring.search.experiments import (
     changed,
     explain,
     from_json,
-    from_texts,
     preset,
     to_dict,
     to_json,
@@ -257,17 +256,3 @@ def test_experiment_takes_no_positional_arguments():
 def test_every_field_has_a_description():
     assert list(DESCRIPTIONS) == [field.name for field in fields(Experiment)]
     assert all(DESCRIPTIONS.values())
-
-
-def test_command_line_texts_are_json_or_else_texts():
-    texts = {"a": "3", "b": "1e-3", "c": "true", "d": "digits", "e": "[2,5]", "f": "folder:/x y", "g": "", "h": "True"}
-    assert from_texts(texts) == {
-        "a": 3,
-        "b": 1e-3,
-        "c": True,
-        "d": "digits",
-        "e": [2, 5],
-        "f": "folder:/x y",
-        "g": "",
-        "h": "True",
-    }

@@ -14,8 +14,9 @@ import pytest
 from command import call, notebook, snapshot
 
 from wiring import chapters
-from wiring.search import records
-from wiring.search.sweeps import combinations, gather, sweep
+from wiring.search import records, sweeps
+from wiring.search.experiments import preset
+from wiring.search.sweeps import combinations, gather, run_tasks, sweep
 
 GRID = ["--grid", "images=32", "--grid", "batch=16", "--grid", "channels=2", "--grid", "cells=1"]
 SMALL = ["sweep", "p1-quick", *GRID]
@@ -36,7 +37,7 @@ def in_a_thread(*arguments):
 @pytest.fixture
 def one_thread(monkeypatch):
     """What needs no process of its own is done in a thread: a worker takes seconds to start."""
-    monkeypatch.setattr("wiring.search.sweeps._pool", in_a_thread)
+    monkeypatch.setattr(sweeps, "processes", in_a_thread)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +117,9 @@ def test_sweep_on_dask_loses_nothing_when_a_worker_is_killed(here, cluster, caps
     thread.start()
     status = call(*sweeping, "--cluster", cluster.scheduler_address, "--out", "dask")
     thread.join()
-    assert (status, capsys.readouterr().err) == (0, "")
+    assert (status, capsys.readouterr().err.splitlines()[-1]) == (0, "4/4 runs, 0 failed")
     assert killed[0] < 4
-    monkeypatch.setattr("wiring.search.sweeps._pool", in_a_thread)
+    monkeypatch.setattr(sweeps, "processes", in_a_thread)
     assert call(*sweeping, "--workers", "1", "--out", "serial") == 0
     assert len(results(here / "dask")) == 4
     assert results(here / "dask") == results(here / "serial")
@@ -134,21 +135,22 @@ def test_failing_run_is_said_with_its_error_and_the_same_command_tries_it_again(
         assert call(*sweeping, "--out", "mine") == 1
         out, err = capsys.readouterr()
         assert f"1 finished ({before} before), 1 failed" in out
-        assert err.count("\n") == 1
-        assert "Diverged: loss or cost is not finite in epoch" in err
+        *_, progress, last = err.splitlines()
+        assert "1 failed" in progress
+        assert "Diverged: loss or cost is not finite in epoch" in last
     assert gather(here / "mine").run.nunique() == 1
 
 
 def test_tasks_that_fail_or_kill_their_worker_do_not_take_the_others_along(here):
     tasks = {"fine": (here / "fine").touch, "failing": failing, "once": Once(dying, here / "died")}
-    assert sweep(tasks, workers=1) == {"failing": "ArithmeticError: it is not finite"}
+    assert run_tasks(tasks, workers=1) == {"failing": "ArithmeticError: it is not finite"}
     assert (here / "fine").exists()
 
 
 def test_failing_task_is_tried_again_on_request(here, one_thread):
-    assert list(sweep({"once": Once(failing, here / "failed")}, workers=1)) == ["once"]
+    assert list(run_tasks({"once": Once(failing, here / "failed")}, workers=1)) == ["once"]
     (here / "failed").unlink()
-    assert sweep({"once": Once(failing, here / "failed")}, workers=1, retries=1) == {}
+    assert run_tasks({"once": Once(failing, here / "failed")}, workers=1, retries=1) == {}
 
 
 def test_task_that_kills_every_worker_is_given_up(monkeypatch):
@@ -158,8 +160,8 @@ def test_task_that_kills_every_worker_is_given_up(monkeypatch):
             future.set_exception(BrokenExecutor())
             return future
 
-    monkeypatch.setattr("wiring.search.sweeps._pool", lambda *arguments: nullcontext(Broken()))
-    failures = sweep({"dying": dying}, workers=1)
+    monkeypatch.setattr(sweeps, "processes", lambda *arguments: nullcontext(Broken()))
+    failures = run_tasks({"dying": dying}, workers=1)
     assert list(failures) == ["dying"]
     assert "worker died, 4 times" in failures["dying"]
 
@@ -179,5 +181,31 @@ def test_chapter_is_swept_like_a_preset(here, one_thread, capsys, monkeypatch):
 
 
 def test_every_combination_is_there_once():
-    found = combinations({"a": ["1", "2"], "b": ["x"], "c": ["3", "4"]})
-    assert found == [{"a": a, "b": "x", "c": c} for a in "12" for c in "34"]
+    choices = combinations({"a": range(2), "b": ["x"], "c": [3, 4]})
+    assert choices == [{"a": a, "b": "x", "c": c} for a in (0, 1) for c in (3, 4)]
+
+
+def test_sweep_in_python_gives_the_table_of_the_command(here, one_thread, capsys):
+    assert call(*SMALL, "--seeds", "0,1", "--grid", "epochs=1", "--grid", "flip=true,false", "--out", "mine") == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "4/4 runs, 0 failed"
+    small = preset("p1-quick", images=32, batch=16, channels=2, cells=1, epochs=1)
+    before = snapshot(here)
+    table = sweep(small, {"seed": range(2), "flip": [True, False]}, workers=1)
+    assert len(table) == 2 * 2 * 3
+    pd.testing.assert_frame_equal(table.drop(columns="run"), gather(here / "mine").drop(columns="run"))
+    assert snapshot(here) == before
+
+
+def test_sweep_in_python_says_what_failed_and_keeps_the_rest(here, one_thread):
+    small = preset("p1-quick", images=32, batch=16, channels=2, cells=1, epochs=3, theta_weight_decay=1000)
+    with pytest.raises(RuntimeError, match=r"run-.*Diverged: loss or cost is not finite"):
+        sweep(small, {"theta_lr": [0.01, 1000]}, here / "mine")
+    assert gather(here / "mine").run.nunique() == 1
+
+
+def test_sweep_with_a_value_that_does_not_fit_is_refused_before_anything_runs(here):
+    with pytest.raises(ValueError, match="epochs"):
+        sweep("p1-quick", {"epochs": [1, 0]}, here / "mine")
+    with pytest.raises(ValueError, match="retries = -1"):
+        sweep("p1-quick", {"seed": range(2)}, here / "mine", retries=-1)
+    assert not (here / "mine").exists()

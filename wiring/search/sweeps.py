@@ -30,8 +30,6 @@ from wiring.search.records import Record, check_run, is_done, load, write
 DEATHS = 3
 #: Seconds to wait for a cluster's scheduler.
 CONNECT = 10
-#: Seconds after which a local worker that has nothing to do ends; starting one takes several.
-IDLE = 300
 #: The name of a sweep's table.
 TABLE = "results.csv"
 
@@ -304,14 +302,13 @@ def processes(workers: int, cluster: str | None) -> Iterator[Executor]:
     """Processes that tasks can be submitted to: this machine's, or a Dask cluster's."""
     if cluster is None:
         # What the tasks compute outside a run, which sets its own, must not take more threads than there are cores.
-        # Workers that started in another working folder are not used again.
-        env = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), "PWD": str(Path.cwd())}
-        pool = get_reusable_executor(workers, timeout=IDLE, env=env)
+        pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(max(1, cores() // workers))})
         try:
             yield pool
         except BaseException:
             pool.shutdown(wait=True, kill_workers=True)
             raise
+        pool.shutdown(wait=True)
         return
     try:
         from distributed import Client
