@@ -8,6 +8,7 @@ differentiating at ``c = 1`` gives ``J x = d f(x)``. Hence ``<J^T g, x> = d <g, 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -40,22 +41,15 @@ def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape
 
 
 class Trace(ExitStack):
-    """What one forward pass inside the block shows of a model's wiring; leaving it takes the hooks off.
-
-    Attributes
-    ----------
-    arguments
-        What each module was called with last, by the modules' names in the order in which their calls ended.
-    readers
-        For each cell the outermost modules, cells and what holds them left out, that were given its very output.
-    inner_edges
-        The operations that were given what no module returned: the sum at an intermediate node.
-    """
+    """What one forward pass inside the block shows of a model's wiring; leaving it takes the hooks off."""
 
     def __init__(self, model: nn.Module, cells: str, operations: str) -> None:
         super().__init__()
+        #: What each module was called with last, by the modules' names in the order in which their calls ended.
         self.arguments: dict[str, tuple[Any, Any]] = {}
+        #: For each cell the outermost modules, cells and what holds them left out, that were given its very output.
         self.readers: dict[str, list[str]] = {}
+        #: The operations that were given what no module returned: the sum at an intermediate node.
         self.inner_edges: set[str] = set()
         self._parts = dict(model.named_modules())
         self._patterns = {"operations": operations, "cells": cells}
@@ -69,10 +63,7 @@ class Trace(ExitStack):
             self.enter_context(part.register_forward_hook(partial(self._after, name), with_kwargs=True))
 
     def resolve(self) -> tuple[dict[str, nn.Module], list[str], dict[str, list[str]]]:
-        """The modules that ran, by name; the operations among them; and those in each cell, the cells in their order.
-
-        Raises ValueError if a pattern fits no module that ran, or a cell has no operation.
-        """
+        """The modules that ran, by name; the operations among them; those in each cell, the cells in their order."""
         ran = {name: part for name, part in self._parts.items() if name in self.arguments}
         names = {what: matching(ran, pattern) for what, pattern in self._patterns.items()}
         if unfit := [what for what in names if not names[what]]:
@@ -100,23 +91,18 @@ class Trace(ExitStack):
         self.arguments[name] = inputs, named
         if name in self._cells:
             self._outputs[name], self.readers[name] = output, []
-        if any(outer in self._operations for outer in _outwards(name)):
-            return
-        for x in tree_leaves(output):
-            if isinstance(x, Tensor) and not any(x is y for y in tree_leaves((inputs, named))):
-                self._returned[x] = True
+        if self._operations.isdisjoint(_outwards(name)):
+            made = [x for x in tree_leaves(output) if not any(x is y for y in tree_leaves((inputs, named)))]
+            self._returned.update((x, True) for x in made if isinstance(x, Tensor))
 
 
 class Diagnosis:
-    """The degrees of modules, and what in a module is not as the theorems want it.
+    """The degrees of modules at what each was called with, both by name, and what in them the theorems do not want.
 
-    ``parts`` and ``arguments`` are the modules and what each was called with, by name (:class:`Trace`); within the
-    tolerance a degree is 0 or 1.
+    Within the tolerance a degree is 0 or 1.
     """
 
-    def __init__(
-        self, parts: Mapping[str, nn.Module], arguments: Mapping[str, tuple[Any, Any]], tolerance: float
-    ) -> None:
+    def __init__(self, parts: Mapping[str, nn.Module], arguments: Mapping[str, Any], tolerance: float) -> None:
         self._parts, self._arguments, self._tolerance = parts, arguments, tolerance
         #: A module's degree at what it was called with, by name.
         self.degree = cache(self._measured)
@@ -144,13 +130,12 @@ class Diagnosis:
 
         def operation(x: Tensor) -> Tensor:
             inputs, named = tree_unflatten([*leaves[:first], x, *leaves[first + 1 :]], structure)
-            outputs = tree_leaves(self._parts[name](*inputs, **named))
-            return next(filter(is_batch, outputs))
+            return next(filter(is_batch, tree_leaves(self._parts[name](*inputs, **named))))
 
         return degree(operation, leaves[first])
 
     def _reason(self, name: str) -> str:
-        inside = [part for part in self._arguments if part == name or part.startswith(f"{name}.")]
+        inside = [part for part in self._arguments if name in _outwards(part)]
         degrees = {part: self.degree(part) for part in filter(self.is_leaf, inside)}
         normalising = {part for part, d in degrees.items() if abs(d) <= self._tolerance}
         # A normalisation is to blame unless its degree is 0, any other part if its degree is neither 0 nor 1.
@@ -174,8 +159,7 @@ class Diagnosis:
 
 def _outwards(name: str) -> list[str]:
     """A module's name and those of the modules that it is in."""
-    parts = name.split(".")
-    return [".".join(parts[: k + 1]) for k in range(len(parts))]
+    return list(accumulate(name.split("."), "{}.{}".format))
 
 
 def _describe(part: nn.Module) -> str:
