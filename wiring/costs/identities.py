@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from operator import call
 from textwrap import fill, indent
 from typing import Any
@@ -29,6 +30,7 @@ from wiring.costs.diagnosis import Diagnosis, Trace
 from wiring.costs.exact import loss_minus_entropy, random_gates, random_supernet
 from wiring.costs.probe import CostProbe, refuse_compiled
 from wiring.supernet import PlainSupernet, Topology
+from wiring.supernet.normalise import Images
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def verify(
 
     The model is a classifier built of cells. Its mode (training or evaluation) and its precision are kept, and it stays
     as it is: no gradient, no running statistic of it changes. Raises ValueError if it is compiled, a pattern fits no
-    module that ran, its output is no matrix of finite logits, a label is no class, or the tolerance is not positive.
+    module that ran, its output is no matrix of finite logits, a label no class from 0, or the tolerance not positive.
 
     Parameters
     ----------
@@ -101,16 +103,11 @@ def verify(
     run = partial(forward or call, copy, images)
     with Trace(copy, cells, operations) as trace, torch.no_grad():
         _check(run(), labels)
-    return Report(_Evidence(copy, trace, run, labels, tolerance).findings(), tolerance)
+    return Report(_Evidence(trace, run, labels, tolerance).findings(), tolerance)
 
 
 def verify_random(
-    topology: Topology,
-    cells: int,
-    images: Float[Tensor, "batch channel height width"],
-    labels: Int[Tensor, " batch"],
-    seed: int,
-    channels: int = 4,
+    topology: Topology, cells: int, images: Images, labels: Int[Tensor, " batch"], seed: int, channels: int = 4
 ) -> Report:
     """:func:`verify` a :class:`wiring.PlainSupernet` without eps, every candidate at a random gate.
 
@@ -126,16 +123,13 @@ def verify_random(
 class _Evidence:
     """What the modules of a traced model cost and pass on in one pass, and what that says of the identities."""
 
-    def __init__(
-        self, model: nn.Module, trace: Trace, run: Callable[[], Tensor], labels: Tensor, tolerance: float
-    ) -> None:
+    def __init__(self, trace: Trace, run: Callable[[], Tensor], labels: Tensor, tolerance: float) -> None:
         self.trace, self.tolerance = trace, tolerance
-        parts, self.operations, self.cells = trace.resolve()
-        measured = *self.cells, *self.operations
-        passing = *self.operations, *(name for readers in trace.readers.values() for name in readers)
+        self.operations, self.cells = trace.resolve()
+        outputs, inputs = [*self.cells, *self.operations], chain(self.operations, *trace.readers.values())
         with (
-            CostProbe(model, {name: parts[name] for name in measured}) as at_outputs,
-            CostProbe(model, {name: parts[name] for name in passing}, at="inputs") as at_inputs,
+            CostProbe(trace.model, {name: trace.parts[name] for name in outputs}) as at_outputs,
+            CostProbe(trace.model, {name: trace.parts[name] for name in inputs}, at="inputs") as at_inputs,
         ):
             logits = run()
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -143,7 +137,7 @@ class _Evidence:
             loss.backward()
         self.costs, self.passed = at_outputs.by_name(), at_inputs.by_name()
         self.loss, self.difference = loss.item(), loss_minus_entropy(logits.detach(), labels).item()
-        self.diagnosis = Diagnosis(parts, trace.arguments, tolerance)
+        self.diagnosis = Diagnosis(trace, tolerance)
 
     def findings(self) -> dict[str, Finding]:
         """By the identity's id."""

@@ -10,7 +10,7 @@ A cost has the unit of the loss: nats, if that is a cross-entropy with natural l
 >>> probe.by_name()    # {"cells.0.edges.0": 0.0213, ...}
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -48,9 +48,6 @@ class CostProbe:
     measured that number as many images as the first.
     """
 
-    #: Whether something may change a measured tensor in place, so that the model has to go on with a copy.
-    _copy = True
-
     def __init__(self, model: nn.Module, modules: Modules | str | None = None, at: str = "outputs") -> None:
         if at not in ("outputs", "inputs"):
             raise ValueError(f"at = {at!r}: allowed are outputs and inputs")
@@ -59,6 +56,8 @@ class CostProbe:
         #: The modules' names, in the order of the last axis of their costs.
         self.names = tuple(self._modules)
         self._hooks = ExitStack()
+        #: Whether something may change a measured tensor in place, so that the model has to go on with a copy.
+        self._copy = True
         #: What each call of a module cost, by the module's name; a call that no gradient reaches costs 0.
         self._calls: dict[str, list[Float[Tensor, " batch"]]] = {}
         #: Whether a backward pass has set out from the model's last output.
@@ -113,10 +112,9 @@ class CostProbe:
         def tap(x: Any) -> Any:
             if not is_batch(x) or len(x) != images:
                 return x
-            calls = self._calls.setdefault(name, [])
-            record = partial(calls.__setitem__, len(calls))
-            calls.append(x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32)))
-            return _Tap.apply(x, x.new_zeros((), requires_grad=True), self._copy, record)
+            cost = x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+            self._calls.setdefault(name, []).append(cost)
+            return _Tap.apply(x, x.new_zeros((), requires_grad=True), self._copy, cost)
 
         return tree_map(tap, tensors)
 
@@ -144,9 +142,8 @@ class GateProbe:
     def __init__(self, supernet: nn.Module) -> None:
         refuse_compiled(supernet)
         if not isinstance(supernet, Supernet):
-            raise ValueError(
-                f"supernet: {type(supernet).__name__} has no gates; CostProbe(model, modules) measures any model"
-            )
+            kind = type(supernet).__name__
+            raise ValueError(f"supernet: {kind} has no gates; CostProbe(model, modules) measures any model")
         self.model, self._cells, self._hooks = supernet, CostProbe(supernet, "cells.*"), ExitStack()
         self._cells._copy = False  # nothing changes a cell's output in place
         self._gate_costs = torch.zeros(0)
@@ -199,20 +196,20 @@ class GateProbe:
 
 
 class _Tap(torch.autograd.Function):
-    """Identity (or clone) whose backward reports each image's ``<dL/dX, X>`` to ``record``.
+    """Identity (or clone) whose backward writes each image's ``<dL/dX, X>`` into ``cost``.
 
     The anchor wants a gradient and gets none: behind frozen modules nothing else would send the loss back this far.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, copy: bool, record: Callable[[Tensor], None]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, copy: bool, cost: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.record = record
+        ctx.cost = cost
         return x.clone() if copy else x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        ctx.record(image_dot(gradient, *ctx.saved_tensors))
+        ctx.cost.copy_(image_dot(gradient, *ctx.saved_tensors))
         return gradient, None, None, None
 
 
@@ -238,9 +235,8 @@ def is_batch(x: Any) -> bool:
 def refuse_compiled(model: nn.Module) -> None:
     """Raise ValueError if the model or a part of it is compiled."""
     if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
-        raise ValueError(
-            f"model: {type(model).__name__} is compiled, which leaves hooks out; probe it as it was before"
-        )
+        kind = type(model).__name__
+        raise ValueError(f"model: {kind} is compiled, which leaves hooks out; probe it as it was before")
 
 
 def _chosen(model: nn.Module, modules: Modules | str | None) -> Modules:
@@ -250,9 +246,9 @@ def _chosen(model: nn.Module, modules: Modules | str | None) -> Modules:
         instead = ", or let GateProbe measure its gates" if isinstance(model, Supernet) else ""
         raise ValueError(f"modules = None: name the submodules of {whole} to measure{instead}")
     if isinstance(modules, str):
-        if not (chosen := matching(parts, modules)):
+        if not (names := matching(parts, modules)):
             raise ValueError(f"modules = {modules!r}: fits no name of a part of {whole}, such as {list(parts)[-1]!r}")
-        return {name: parts[name] for name in chosen}
+        return {name: parts[name] for name in names}
     if foreign := [name for name, module in modules.items() if module not in set(parts.values())]:
         raise ValueError(f"modules: {foreign[0]!r} is no submodule of the model {whole}")
     if not modules:
