@@ -5,9 +5,10 @@ differentiating at ``c = 1`` gives ``J x = d f(x)``. Hence ``<J^T g, x> = d <g, 
 ``f`` passes on to its input ``d`` times the cost at its output. A module's *degree* is measured as just that ratio.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -40,49 +41,39 @@ def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape
 
 
 class Trace(ExitStack):
-    """What one forward pass inside the block shows of a model's wiring; leaving it takes the hooks off.
-
-    Attributes
-    ----------
-    arguments
-        What each module was called with last, by the modules' names in the order in which their calls ended.
-    readers
-        For each cell the outermost modules, cells and what holds them left out, that were given its very output.
-    inner_edges
-        The operations that were given what no module returned: the sum at an intermediate node.
-    """
+    """What one forward pass inside the block shows of a model's wiring; leaving it takes the hooks off."""
 
     def __init__(self, model: nn.Module, cells: str, operations: str) -> None:
         super().__init__()
+        self.model, self.parts = model, dict(model.named_modules())
+        #: What each module was called with last, by the modules' names in the order in which their calls ended.
         self.arguments: dict[str, tuple[Any, Any]] = {}
+        #: For each cell the outermost modules, cells and what holds them left out, that were given its very output.
         self.readers: dict[str, list[str]] = {}
+        #: The operations that were given what no module returned: the sum at an intermediate node.
         self.inner_edges: set[str] = set()
-        self._parts = dict(model.named_modules())
         self._patterns = {"operations": operations, "cells": cells}
-        self._operations, self._cells = (set(matching(self._parts, pattern)) for pattern in (operations, cells))
+        self._operations, self._cells = (set(matching(self.parts, pattern)) for pattern in (operations, cells))
         self._holding = {"", *(outer for cell in self._cells for outer in _outwards(cell))}
         self._outputs: dict[str, Any] = {}
         #: The tensors that a module made and returned.
         self._returned: Any = WeakTensorKeyDictionary()
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             self.enter_context(part.register_forward_pre_hook(partial(self._before, name), with_kwargs=True))
             self.enter_context(part.register_forward_hook(partial(self._after, name), with_kwargs=True))
 
-    def resolve(self) -> tuple[dict[str, nn.Module], list[str], dict[str, list[str]]]:
-        """The modules that ran, by name; the operations among them; and those in each cell, the cells in their order.
-
-        Raises ValueError if a pattern fits no module that ran, or a cell has no operation.
-        """
-        ran = {name: part for name, part in self._parts.items() if name in self.arguments}
+    def resolve(self) -> tuple[list[str], dict[str, list[str]]]:
+        """The operations that ran, and those in each cell, the cells in the order in which they ran."""
+        ran = [name for name in self.parts if name in self.arguments]
         names = {what: matching(ran, pattern) for what, pattern in self._patterns.items()}
         if unfit := [what for what in names if not names[what]]:
-            such = f", such as {list(ran)[-1]!r}" if any(ran) else "; `forward` must call the model that it is given"
+            such = f", such as {ran[-1]!r}" if any(ran) else "; `forward` must call the model that it is given"
             raise ValueError(f"{unfit[0]} = {self._patterns[unfit[0]]!r}: fits no module that the model calls{such}")
         operations, chain = names["operations"], sorted(names["cells"], key=list(self.arguments).index)
         inside = {cell: [name for name in operations if name.startswith(f"{cell}.")] for cell in chain}
         if empty := [cell for cell, names in inside.items() if not names]:
             raise ValueError(f"operations = {self._patterns['operations']!r}: fits none in the cell {empty[0]!r}")
-        return ran, operations, inside
+        return operations, inside
 
     def _before(self, name: str, _: nn.Module, inputs: Any, named: Any) -> None:
         read = tree_leaves((inputs, named))
@@ -100,30 +91,25 @@ class Trace(ExitStack):
         self.arguments[name] = inputs, named
         if name in self._cells:
             self._outputs[name], self.readers[name] = output, []
-        if any(outer in self._operations for outer in _outwards(name)):
-            return
-        for x in tree_leaves(output):
-            if isinstance(x, Tensor) and not any(x is y for y in tree_leaves((inputs, named))):
-                self._returned[x] = True
+        if self._operations.isdisjoint(_outwards(name)):
+            made = [x for x in tree_leaves(output) if not any(x is y for y in tree_leaves((inputs, named)))]
+            self._returned.update(dict.fromkeys(filter(torch.is_tensor, made), True))
 
 
 class Diagnosis:
-    """The degrees of modules, and what in a module is not as the theorems want it.
+    """The degrees of a traced model's modules, and what in a module is not as the theorems want it.
 
-    ``parts`` and ``arguments`` are the modules and what each was called with, by name (:class:`Trace`); within the
-    tolerance a degree is 0 or 1.
+    Within the tolerance a degree is 0 or 1.
     """
 
-    def __init__(
-        self, parts: Mapping[str, nn.Module], arguments: Mapping[str, tuple[Any, Any]], tolerance: float
-    ) -> None:
-        self._parts, self._arguments, self._tolerance = parts, arguments, tolerance
+    def __init__(self, trace: Trace, tolerance: float) -> None:
+        self._trace, self._tolerance = trace, tolerance
         #: A module's degree at what it was called with, by name.
         self.degree = cache(self._measured)
 
     def is_leaf(self, name: str) -> bool:
         """Whether the module has no parts."""
-        return not list(self._parts[name].children())
+        return not list(self._trace.parts[name].children())
 
     def blame(self, names: Iterable[str]) -> str:
         """The modules by what is wrong with them, the most frequent first; of each kind the first by name."""
@@ -137,29 +123,28 @@ class Diagnosis:
         return "; ".join(texts) or "by what is no named module (a shortcut or a function)"
 
     def _measured(self, name: str) -> float:
-        leaves, structure = tree_flatten(self._arguments[name])
+        leaves, structure = tree_flatten(self._trace.arguments[name])
         first = next((k for k, x in enumerate(leaves) if is_batch(x)), None)
         if first is None:
             return 0.0
 
         def operation(x: Tensor) -> Tensor:
             inputs, named = tree_unflatten([*leaves[:first], x, *leaves[first + 1 :]], structure)
-            outputs = tree_leaves(self._parts[name](*inputs, **named))
-            return next(filter(is_batch, outputs))
+            return next(filter(is_batch, tree_leaves(self._trace.parts[name](*inputs, **named))))
 
         return degree(operation, leaves[first])
 
     def _reason(self, name: str) -> str:
-        inside = [part for part in self._arguments if part == name or part.startswith(f"{name}.")]
+        inside = [part for part in self._trace.arguments if name in _outwards(part)]
         degrees = {part: self.degree(part) for part in filter(self.is_leaf, inside)}
         normalising = {part for part, d in degrees.items() if abs(d) <= self._tolerance}
         # A normalisation is to blame unless its degree is 0, any other part if its degree is neither 0 nor 1.
         for part, d in degrees.items():
-            odd = part not in normalising and (abs(d - 1) > self._tolerance or hasattr(self._parts[part], "eps"))
-            if odd and (part == name or self._matters(name, self._parts[part])):
-                return _describe(self._parts[part])
+            odd = part not in normalising and (abs(d - 1) > self._tolerance or hasattr(self._trace.parts[part], "eps"))
+            if odd and (part == name or self._matters(name, self._trace.parts[part])):
+                return _describe(self._trace.parts[part])
         what = "cost passes beside what normalises" if normalising else "nothing in it normalises"
-        return f"{type(self._parts[name]).__name__}: {what}"
+        return f"{type(self._trace.parts[name]).__name__}: {what}"
 
     def _matters(self, name: str, part: nn.Module) -> bool:
         """Whether it is this part, if it has a bias, that lets the module pass cost on: without it none would pass."""
@@ -174,8 +159,7 @@ class Diagnosis:
 
 def _outwards(name: str) -> list[str]:
     """A module's name and those of the modules that it is in."""
-    parts = name.split(".")
-    return [".".join(parts[: k + 1]) for k in range(len(parts))]
+    return list(accumulate(name.split("."), "{}.{}".format))
 
 
 def _describe(part: nn.Module) -> str:

@@ -7,6 +7,7 @@ a directional derivative. So 64 forward passes of one node replace 32768 of the 
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -16,81 +17,72 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from wiring.supernet import MINIMAL, NAMES, PlainSupernet
 from wiring.supernet.normalise import Images
-from wiring.supernet.operations import NAMES
-from wiring.supernet.textbook import PlainSupernet
-from wiring.supernet.topology import MINIMAL
 
 Architectures = Float[Tensor, "op0 op1 op2 op3 op4"]
+Costs = Float[Tensor, "op0 op1 op2 op3 op4 edge"]
+Operations = Float[Tensor, "edge operation"]
 
 
 @dataclass(frozen=True)
 class Enumeration:
     """What each architecture costs on one batch; axis ``e`` of the first five is the operation of edge ``e``.
 
-    Parameters
-    ----------
-    direct
-        The cost of each edge along the path on which its end joins the output (4-2-0 of edge 0), in nats.
-    through
-        The rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1.
-    loss, entropy, accuracy
-        The batch's means of L and H in nats, and the share of its images that is classified correctly.
+    ``direct`` is the cost of each edge along the path on which its end joins the output (4-2-0 of edge 0), ``through``
+    the rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1. These are in nats, as are the batch's
+    means of loss and entropy; ``accuracy`` is the share of its images that is classified correctly.
     """
 
-    direct: Float[Tensor, "op0 op1 op2 op3 op4 edge"]
-    through: Float[Tensor, "op0 op1 op2 op3 op4 edge"]
+    direct: Costs
+    through: Costs
     loss: Architectures
     entropy: Architectures
     accuracy: Architectures
 
     @property
-    def costs(self) -> Float[Tensor, "op0 op1 op2 op3 op4 edge"]:
+    def costs(self) -> Costs:
         """The cost of each edge, in nats."""
         return self.direct + self.through
 
-    def loss_gradient(self, probability: Float[Tensor, "edge operation"]) -> Float[Tensor, "edge operation"]:
+    def loss_gradient(self, probability: Operations) -> Operations:
         """The gradient of the expected loss with respect to α: ``sum_Z p(Z) L(Z) (Z_e - p_e)``."""
-        return self._score_weighted(self.loss[..., None].expand(self.costs.shape), probability)
+        return _score_weighted(self.loss[..., None].expand(self.costs.shape), probability)
 
-    def expected_gradient(self, probability: Float[Tensor, "edge operation"]) -> Float[Tensor, "edge operation"]:
+    def expected_gradient(self, probability: Operations) -> Operations:
         """What DSNAS' gradient of α is on average: ``sum_Z p(Z) C_e(Z) (Z_e - p_e)``, the cost not clamped."""
-        return self._score_weighted(self.costs, probability)
+        return _score_weighted(self.costs, probability)
 
-    def _score_weighted(
-        self, values: Float[Tensor, "op0 op1 op2 op3 op4 edge"], probability: Float[Tensor, "edge operation"]
-    ) -> Float[Tensor, "edge operation"]:
-        """``sum_Z p(Z) v_e(Z) (Z_e - p_e)``."""
-        joint = torch.einsum("a,b,c,d,e->abcde", *probability)[..., None] * values
-        drawn = torch.stack([joint[..., e].movedim(e, 0).flatten(1).sum(1) for e in range(len(probability))])
-        return drawn - probability * drawn.sum(1, keepdim=True)
+
+def _score_weighted(values: Costs, probability: Operations) -> Operations:
+    """``sum_Z p(Z) v_e(Z) (Z_e - p_e)``."""
+    joint = torch.einsum("a,b,c,d,e->abcde", *probability)[..., None] * values
+    drawn = torch.stack([joint[..., e].movedim(e, 0).flatten(1).sum(1) for e in range(len(probability))])
+    return drawn - probability * drawn.sum(1, keepdim=True)
 
 
 @torch.no_grad()
 def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor, " batch"]) -> Enumeration:
     """Measure every architecture of a network of one minimal cell, all operations allowed, on one batch.
 
-    Raises
-    ------
-    ValueError
-        If the network is another.
+    Another network raises ValueError.
     """
     if network.topology != MINIMAL or len(network.cells) != 1:
-        raise ValueError(
-            f"network: give one cell of the minimal topology, not {len(network.cells)} of {network.topology}"
-        )
+        shape = f"{len(network.cells)} of {network.topology}"
+        raise ValueError(f"network: give one cell of the minimal topology, not {shape}")
     cell: Any = network.cells[0]
     stem = network.stem(images)
     node_0, node_1 = (read(stem) for read in cell.inputs)
     from_0, from_1, from_2, from_3 = map(_outputs, cell.edges, (node_0, node_1, node_0, node_1))
     pooled_0, pooled_1, pooled_2, pooled_3 = map(_pool, (from_0, from_1, from_2, from_3))
     to_2, to_3 = network.classifier.weight.chunk(2, dim=1)
+    through_4 = partial(_outputs, cell.edges[4])
     target = F.one_hot(labels, len(to_2))
 
     def form(k0: int, k1: int) -> tuple[Tensor, ...]:
         """What Enumeration has, for one form of node 2. First axes: the operations of edges 2, 3, 4, then the image."""
         node = from_0[k0] + from_1[k1]
-        pooled_4 = _pool(_outputs(cell.edges[4], node))
+        pooled_4 = _pool(through_4(node))
         in_3 = pooled_2[:, None, None] + pooled_3[:, None] + pooled_4
         logits = (pooled_0[k0] + pooled_1[k1]) @ to_2.T + in_3 @ to_3.T
         log_p = logits.log_softmax(-1)
@@ -98,8 +90,9 @@ def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor
         at_2, at_3 = error @ to_2, error @ to_3
         to_node_2 = [at_2 * pooled_0[k0], at_2 * pooled_1[k1]]
         to_node_3 = [at_3 * pooled_2[:, None, None], at_3 * pooled_3[:, None], at_3 * pooled_4]
-        back = [at_3 * _pool(_derivatives(cell.edges[4], node, tangent)) for tangent in (from_0[k0], from_1[k1])]
-        through = [products.sum((-1, -2)) for products in back]
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's own use of torch.jit
+            slopes = [torch.func.jvp(through_4, (node,), (tangent,))[1] for tangent in (from_0[k0], from_1[k1])]
+        through = [(at_3 * _pool(outputs)).sum((-1, -2)) for outputs in slopes]
         return (
             torch.stack([products.sum((-1, -2)) for products in (*to_node_2, *to_node_3)], -1),
             torch.stack([*through, *3 * [torch.zeros_like(through[0])]], -1),
@@ -115,12 +108,6 @@ def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor
 
 def _outputs(edge: Any, node: Tensor) -> list[Tensor]:
     return [torch.zeros_like(node) if name == "none" else edge[name](node) for name in NAMES]
-
-
-def _derivatives(edge: Any, node: Tensor, tangent: Tensor) -> list[Tensor]:
-    """How each operation's output changes as the node moves along the tangent."""
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's own use of torch.jit
-        return torch.func.jvp(lambda node: _outputs(edge, node), (node,), (tangent,))[1]
 
 
 def _pool(outputs: list[Tensor]) -> Float[Tensor, "operation batch channel"]:

@@ -10,10 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wiring.supernet.gates import Gates
-from wiring.supernet.network import Supernet
-from wiring.supernet.textbook import PlainSupernet
-from wiring.supernet.topology import Topology
+from wiring.supernet import Gates, PlainSupernet, Supernet, Topology
 
 Network = TypeVar("Network", Supernet, PlainSupernet)
 
@@ -41,7 +38,7 @@ def random_supernet(
     """A supernet in double precision, without eps, whose initial weights the seed draws.
 
     Torch's global generator is left as it was. ``kind`` may also be :class:`wiring.PlainSupernet`, which has modules
-    to probe; both kinds of one seed have the same weights. The other parameters are those of the supernet.
+    to probe; both kinds of one seed have the same weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -58,16 +55,12 @@ def uniform_gates(topology: Topology, cells: int) -> Gates:
 
 def random_gates(topology: Topology, cells: int, generator: torch.Generator) -> Gates:
     """Every allowed operation of an edge at a random gate: the softmax of normal noise, the same in all cells."""
-    allowed = topology.allowed()
-    noise = torch.randn(allowed.shape, generator=generator).double()
-    values = noise.masked_fill(~allowed, -torch.inf).log_softmax(-1).exp()
-    return Gates(values.expand(cells, -1, -1), allowed.expand(cells, -1, -1))
+    active = topology.allowed().expand(cells, -1, -1)
+    noise = torch.randn(active.shape[1:], generator=generator).double()
+    return Gates(noise.masked_fill(~active, -torch.inf).log_softmax(-1).exp(), active)
 
 
 def loss_minus_entropy(logits: Float[Tensor, "batch class"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """The batch's mean of ``L - H``, cross-entropy minus the prediction's entropy, in nats.
-
-    By Theorem 2 this is the cost at the output of the last cell.
-    """
+    """The batch's mean of ``L - H``, cross-entropy minus entropy, in nats: by Theorem 2 what the last cell costs."""
     log_p = logits.log_softmax(-1)
     return F.nll_loss(log_p, labels) + (log_p.exp() * log_p).sum(-1).mean()

@@ -15,6 +15,9 @@ All rest on Euler's theorem; :mod:`wiring.costs.diagnosis` has it, and finds the
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from operator import call
 from textwrap import fill, indent
 from typing import Any
 
@@ -26,28 +29,18 @@ from torch.nn import functional as F
 from wiring.costs.diagnosis import Diagnosis, Trace
 from wiring.costs.exact import loss_minus_entropy, random_gates, random_supernet
 from wiring.costs.probe import CostProbe, refuse_compiled
-from wiring.supernet.textbook import PlainSupernet
-from wiring.supernet.topology import Topology
-
-Forward = Callable[[nn.Module, Tensor], Tensor]
+from wiring.supernet import PlainSupernet, Topology
+from wiring.supernet.normalise import Images
 
 
 @dataclass(frozen=True)
 class Finding:
     """Whether one identity holds for a model.
 
-    Parameters
-    ----------
-    residual
-        How far from holding it is at the worst place. T1: the largest degree of an operation. CA and CO: what a sum
-        is off, as a share of its terms' sizes (or of a thousandth of the loss, if that is more). T2a: the difference as
-        a share of ``L + H``.
-    holds
-        Whether that is within the tolerance.
-    why
-        Where it is worst or, if the identity fails, which modules break it and how.
-    modules
-        The names of all modules that break it.
+    The residual is how far from holding it is at the worst place. T1: the largest degree of an operation. CA and CO:
+    what a sum is off, as a share of its terms' sizes (or of a thousandth of the loss, if that is more). T2a: the
+    difference as a share of ``L + H``. The identity holds if that is within the tolerance. ``why`` says where it is
+    worst or, if it fails, how the modules break it that ``modules`` names.
     """
 
     residual: float
@@ -81,19 +74,17 @@ def verify(
     *,
     operations: str,
     cells: str,
-    forward: Forward | None = None,
+    forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
     tolerance: float = 1e-3,
 ) -> Report:
     """Which of the paper's identities hold for a model, from one forward and backward pass of a copy of it.
 
-    The model itself stays as it is: no gradient, no running statistic of it changes.
+    The model is a classifier built of cells. Its mode (training or evaluation) and its precision are kept, and it stays
+    as it is: no gradient, no running statistic of it changes. Raises ValueError if it is compiled, a pattern fits no
+    module that ran, its output is no matrix of finite logits, a label no class from 0, or the tolerance not positive.
 
     Parameters
     ----------
-    model
-        A classifier built of cells. Its mode (training or evaluation) and its precision are kept.
-    images, labels
-        The batch that is passed, and the class of each image from 0.
     operations
         A pattern of the names of the modules whose outputs are summed up to nodes: every edge's candidates.
     cells
@@ -102,12 +93,6 @@ def verify(
         The logits of the images, where ``model(images)`` is not: ``lambda model, images: model(images)[0]``.
     tolerance
         An identity holds if its residual is at most this. A normalisation's eps alone leaves about eps / variance.
-
-    Raises
-    ------
-    ValueError
-        If the model is compiled, a pattern fits no module that ran, the output is no matrix of logits, a label is no
-        class, the logits are not finite, or the tolerance is not positive.
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance}: must be positive; a residual is never exactly 0")
@@ -115,19 +100,14 @@ def verify(
         raise ValueError(f"labels: {len(labels)} for {len(images)} images; give one an image")
     refuse_compiled(model)
     copy = deepcopy(model)
-    call: Forward = forward if forward is not None else lambda model, images: model(images)
+    run = partial(forward or call, copy, images)
     with Trace(copy, cells, operations) as trace, torch.no_grad():
-        _check(call(copy, images), labels)
-    return Report(_Evidence(copy, trace, lambda: call(copy, images), labels, tolerance).findings(), tolerance)
+        _check(run(), labels)
+    return Report(_Evidence(trace, run, labels, tolerance).findings(), tolerance)
 
 
 def verify_random(
-    topology: Topology,
-    cells: int,
-    images: Float[Tensor, "batch channel height width"],
-    labels: Int[Tensor, " batch"],
-    seed: int,
-    channels: int = 4,
+    topology: Topology, cells: int, images: Images, labels: Int[Tensor, " batch"], seed: int, channels: int = 4
 ) -> Report:
     """:func:`verify` a :class:`wiring.PlainSupernet` without eps, every candidate at a random gate.
 
@@ -143,44 +123,38 @@ def verify_random(
 class _Evidence:
     """What the modules of a traced model cost and pass on in one pass, and what that says of the identities."""
 
-    def __init__(
-        self, model: nn.Module, trace: Trace, call: Callable[[], Tensor], labels: Tensor, tolerance: float
-    ) -> None:
+    def __init__(self, trace: Trace, run: Callable[[], Tensor], labels: Tensor, tolerance: float) -> None:
         self.trace, self.tolerance = trace, tolerance
-        parts, self.operations, self.cells = trace.resolve()
-        passing = [*self.operations, *(name for readers in trace.readers.values() for name in readers)]
+        self.operations, self.cells = trace.resolve()
+        outputs, inputs = [*self.cells, *self.operations], chain(self.operations, *trace.readers.values())
         with (
-            CostProbe(model, {name: parts[name] for name in self.cells}) as at_cells,
-            CostProbe(model, {name: parts[name] for name in self.operations}) as at_operations,
-            CostProbe(model, {name: parts[name] for name in passing}, at="inputs") as at_inputs,
+            CostProbe(trace.model, {name: trace.parts[name] for name in outputs}) as at_outputs,
+            CostProbe(trace.model, {name: trace.parts[name] for name in inputs}, at="inputs") as at_inputs,
         ):
-            logits = call()
+            logits = run()
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, labels)
             loss.backward()
-        self.outputs, self.costs, self.passed = at_cells.by_name(), at_operations.by_name(), at_inputs.by_name()
+        self.costs, self.passed = at_outputs.by_name(), at_inputs.by_name()
         self.loss, self.difference = loss.item(), loss_minus_entropy(logits.detach(), labels).item()
-        self.diagnosis = Diagnosis(parts, trace.arguments, tolerance)
+        self.diagnosis = Diagnosis(trace, tolerance)
 
     def findings(self) -> dict[str, Finding]:
         """By the identity's id."""
-        chain, readers = list(self.cells), self.trace.readers
-        costs = {cell: [self.costs[name] for name in names] for cell, names in self.cells.items()}
-        with_output = {cell: [*costs[cell], -self.outputs[cell]] for cell in chain}
-        inner = {cell: [name for name in self.cells[cell] if name in self.trace.inner_edges] for cell in chain}
-        coming_back = {cell: [*readers[cell], *inner[cell]] for cell in chain[:-1]}
+        degrees = {name: abs(self.diagnosis.degree(name)) for name in self.operations}
+        passing = [name for name, d in degrees.items() if d > self.tolerance]
+        terms = {cell: [self.costs[name] for name in names] for cell, names in self.cells.items()}
+        with_output = {cell: [*costs, -self.costs[cell]] for cell, costs in terms.items()}
+        inner = {cell: [x for x in names if x in self.trace.inner_edges] for cell, names in self.cells.items()}
+        *before, last = self.cells
+        back = {cell: [*self.trace.readers[cell], *inner[cell]] for cell in before}
         findings = {
-            "T1": self._operations(),
+            "T1": self._finding(degrees, passing, f"{len(passing)} of {len(degrees)} operations pass cost on"),
             "CA": self._sums(with_output, inner, "edges do not cost what their cell's output does"),
         }
-        if coming_back:
-            findings["CO"] = self._sums(costs, coming_back, "edges before the last cell cost something")
-        return findings | {"T2a": self._last_output(chain[-1])}
-
-    def _operations(self) -> Finding:
-        degrees = {name: abs(self.diagnosis.degree(name)) for name in self.operations}
-        broken = [name for name, d in degrees.items() if d > self.tolerance]
-        return self._finding(degrees, broken, f"{len(broken)} of {len(degrees)} operations pass cost on")
+        if before:
+            findings["CO"] = self._sums(terms, back, "edges before the last cell cost something")
+        return findings | {"T2a": self._last_output(last)}
 
     def _sums(self, terms: Mapping[str, list[float]], suspects: Mapping[str, list[str]], what: str) -> Finding:
         """Whether each cell's terms add up to 0; where they do not, its suspects that pass cost on break it."""
@@ -195,7 +169,7 @@ class _Evidence:
         return self._finding(residuals, broken, what)
 
     def _last_output(self, cell: str) -> Finding:
-        cost = self.outputs[cell]
+        cost = self.costs[cell]
         residual = abs(cost - self.difference) / (2 * self.loss - self.difference)  # a share of L + H
         if residual <= self.tolerance:
             return Finding(residual, True, f"L - H = {self.difference:.3f}")
@@ -218,8 +192,8 @@ def _check(logits: Any, labels: Tensor) -> None:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
         what = f"tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the model returns a {what}, not logits ({len(labels)}, classes); give `forward` to get them")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
-        bounds = f"{int(labels.min())} to {int(labels.max())}"
-        raise ValueError(f"labels: from {bounds}, but the model has classes 0 to {logits.shape[1] - 1}")
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < logits.shape[1]:
+        raise ValueError(f"labels: from {low} to {high}, but the model has classes 0 to {logits.shape[1] - 1}")
     if not logits.isfinite().all():
         raise ValueError("the model's logits are not finite on these images; no cost is then a number")

@@ -5,65 +5,91 @@ A cost has the unit of the loss: nats, if that is a cross-entropy with natural l
 >>> with GateProbe(supernet) as probe:
 ...     cross_entropy(supernet(images, gates), labels).backward()
 >>> probe.costs        # (cells, edges, operations): NaN where an operation was not sampled
->>> probe.per_image    # the same with a leading axis: each image's share, which sum to the above
->>> probe.cell_costs   # (cells,): <dL/dX_out, X_out> at the output of each cell
-
 >>> with CostProbe(model, "cells.*.edges.*") as probe:
 ...     cross_entropy(model(images), labels).backward()
 >>> probe.by_name()    # {"cells.0.edges.0": 0.0213, ...}
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from wiring.supernet.gates import Gates, image_dot
-from wiring.supernet.network import Supernet
+from wiring.supernet import Gates, Supernet
+from wiring.supernet.gates import image_dot
 
-Probe = TypeVar("Probe", bound="_Probe")
+Modules = Mapping[str, nn.Module]
 
 
-class _Probe:
-    """While the block runs, hooks note what each call of a module costs, and whether a backward pass came back.
+class CostProbe:
+    """Measures the cost ``<dL/dX, X>`` at the output ``X`` of each of a model's modules, while the block runs.
 
-    The last forward pass with gradients enabled is kept. Leaving the block, also by an exception, takes the hooks off;
-    probes may be nested, and a copy of the model made inside has no hooks.
+    ``modules`` are submodules of the model by a name each, or a pattern of their names in the model: ``*`` stands for
+    anything between two dots, so that ``cells.*`` are the cells and not what is in them. Raises ValueError if there are
+    none, one is not the model's own, or the model or a part of it is compiled.
+
+    Of every forward and backward pass inside the block the last is kept. A cost is summed over the calls of its module
+    and over the tensors of an output that has several. The model is not edited: modules that return their input, whose
+    output is changed in place, that are frozen, checkpointed or run under autocast are measured alike. Probes may be
+    nested; leaving the block, also by an exception, takes the hooks off.
+
+    An output that no path joins to the loss costs 0; a module that did not run costs NaN. The loss is normally the
+    batch's mean, so that an image's share is 1/batch of its own cost.
+
+    With ``at="inputs"`` what comes back through a module alone is measured: how much of the cost at its output it
+    passes on, nothing if it is homogeneous of degree 0 (Theorem 1), all if of degree 1. Of several inputs those are
+    measured that number as many images as the first.
     """
 
-    #: Whether a module's outputs or its inputs are measured.
-    _at = "outputs"
-    #: Whether something may change a measured tensor in place, so that the model has to go on with a copy.
-    _copy = True
-
-    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-        self.model, self._modules = model, modules
-        self._handles: list[Any] = []
+    def __init__(self, model: nn.Module, modules: Modules | str | None = None, at: str = "outputs") -> None:
+        if at not in ("outputs", "inputs"):
+            raise ValueError(f"at = {at!r}: allowed are outputs and inputs")
+        refuse_compiled(model)
+        self.model, self._at, self._modules = model, at, _chosen(model, modules)
+        #: The modules' names, in the order of the last axis of their costs.
+        self.names = tuple(self._modules)
+        self._hooks = ExitStack()
+        #: Whether something may change a measured tensor in place, so that the model has to go on with a copy.
+        self._copy = True
         #: What each call of a module cost, by the module's name; a call that no gradient reaches costs 0.
         self._calls: dict[str, list[Float[Tensor, " batch"]]] = {}
         #: Whether a backward pass has set out from the model's last output.
         self._returned = False
 
-    def __enter__(self: Probe) -> Probe:
-        self._handles.append(self.model.register_forward_pre_hook(_Hook(self._begin)))
-        self._handles.append(self.model.register_forward_hook(_Hook(self._end)))
+    @property
+    def costs(self) -> Float[Tensor, " module"]:
+        """The batch's costs, in the unit of the loss."""
+        return torch.stack([cost.sum() for cost in self._module_costs()])
+
+    @property
+    def per_image(self) -> Float[Tensor, "batch module"]:
+        """Each image's share of them; the first axis of every output must number the images."""
+        return torch.stack(self._module_costs(), dim=1)
+
+    def by_name(self) -> dict[str, float]:
+        """The batch's costs by the modules' names."""
+        return dict(zip(self.names, self.costs.tolist(), strict=True))
+
+    def __enter__(self) -> "CostProbe":
+        self._hooks.enter_context(self.model.register_forward_pre_hook(_Hook(self._begin)))
+        self._hooks.enter_context(self.model.register_forward_hook(_Hook(self._end)))
         for name, part in self._modules.items():
             before = partial(part.register_forward_pre_hook, with_kwargs=True)
             register: Any = part.register_forward_hook if self._at == "outputs" else before
-            self._handles.append(register(_Hook(self._measure, name)))
+            self._hooks.enter_context(register(_Hook(self._measure, name)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._hooks.close()
 
-    def _begin(self, model: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    def _begin(self, model: nn.Module, inputs: Any) -> None:
         if torch.is_grad_enabled():
             self._calls, self._returned = {}, False
 
@@ -86,10 +112,9 @@ class _Probe:
         def tap(x: Any) -> Any:
             if not is_batch(x) or len(x) != images:
                 return x
-            calls = self._calls.setdefault(name, [])
-            call = len(calls)
-            calls.append(x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32)))
-            return _Tap.apply(x, x.new_zeros((), requires_grad=True), self._copy, partial(calls.__setitem__, call))
+            cost = x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+            self._calls.setdefault(name, []).append(cost)
+            return _Tap.apply(x, x.new_zeros((), requires_grad=True), self._copy, cost)
 
         return tree_map(tap, tensors)
 
@@ -106,87 +131,21 @@ class _Probe:
         return [sum(calls[1:], calls[0]) if (calls := self._calls.get(name)) else missing for name in self._modules]
 
 
-class CostProbe(_Probe):
-    """Measures the cost ``<dL/dX, X>`` at the output ``X`` of each of a model's modules, while the block runs.
-
-    Of every forward and backward pass inside the block the last is kept. A cost is summed over the calls of its module
-    and over the tensors of an output that has several. The model is not edited: modules that return their input, whose
-    output is changed in place, that are frozen, checkpointed or run under autocast are measured alike.
-
-    An output that no path joins to the loss costs 0; a module that did not run costs NaN. The loss is normally the
-    batch's mean, so that an image's share is 1/batch of its own cost.
-
-    Parameters
-    ----------
-    model
-        What is called inside the block.
-    modules
-        Submodules of the model by a name each, or a pattern of their names in the model: ``*`` stands for anything
-        between two dots, so that ``cells.*`` are the cells and not what is in them.
-    at
-        ``"outputs"`` or ``"inputs"``. At its inputs is measured what comes back through a module alone: how much of the
-        cost at its output it passes on. If it is homogeneous of degree 0 that is nothing (Theorem 1), of degree 1 all
-        of it. Of several inputs those are measured that number as many images as the first.
-
-    Raises
-    ------
-    ValueError
-        If the model or a part of it is compiled, no name fits the pattern, a module is not the model's own, or no
-        modules are named.
-    """
-
-    def __init__(
-        self, model: nn.Module, modules: Mapping[str, nn.Module] | str | None = None, at: str = "outputs"
-    ) -> None:
-        if at not in ("outputs", "inputs"):
-            raise ValueError(f"at = {at!r}: allowed are outputs and inputs")
-        super().__init__(model, _chosen(model, modules))
-        self._at = at
-        #: The modules' names, in the order of the last axis of their costs.
-        self.names = tuple(self._modules)
-
-    @property
-    def costs(self) -> Float[Tensor, " module"]:
-        """The batch's costs, in the unit of the loss."""
-        return torch.stack([cost.sum() for cost in self._module_costs()])
-
-    @property
-    def per_image(self) -> Float[Tensor, "batch module"]:
-        """Each image's share of them; the first axis of every output must number the images."""
-        return torch.stack(self._module_costs(), dim=1)
-
-    def by_name(self) -> dict[str, float]:
-        """The batch's costs by the modules' names."""
-        return dict(zip(self.names, self.costs.tolist(), strict=True))
-
-
-class GateProbe(_Probe):
+class GateProbe:
     """Measures the cost of every cell, edge and operation of a :class:`wiring.Supernet`, while the block runs.
 
     A gate multiplies its operation's output, so the loss's gradient with respect to the gate *is* the operation's cost
     ``<dL/dX, O(X)>``. Where the operation was not sampled the cost is NaN; if it was, but no path joins it to the loss,
-    0, as of ``none``. Else all is as for :class:`CostProbe`.
-
-    Parameters
-    ----------
-    supernet
-        What is called inside the block, as ``supernet(images, gates)``.
-
-    Raises
-    ------
-    ValueError
-        If the model is no Supernet, or it or a part of it is compiled.
+    0, as of ``none``. Else all is as for :class:`CostProbe`. Raises ValueError for another model, or a compiled one.
     """
-
-    _copy = False  # nothing changes a cell's output in place
 
     def __init__(self, supernet: nn.Module) -> None:
         refuse_compiled(supernet)
         if not isinstance(supernet, Supernet):
-            raise ValueError(
-                f"supernet: {type(supernet).__name__} has no gates; CostProbe(model, modules) measures any model"
-            )
-        super().__init__(supernet, {f"cells.{number}": cell for number, cell in enumerate(supernet.cells)})
+            kind = type(supernet).__name__
+            raise ValueError(f"supernet: {kind} has no gates; CostProbe(model, modules) measures any model")
+        self.model, self._cells, self._hooks = supernet, CostProbe(supernet, "cells.*"), ExitStack()
+        self._cells._copy = False  # nothing changes a cell's output in place
         self._gate_costs = torch.zeros(0)
 
     @property
@@ -197,7 +156,7 @@ class GateProbe(_Probe):
     @property
     def per_image(self) -> Float[Tensor, "batch cell edge operation"]:
         """Each image's share of them."""
-        self._check_measured()
+        self._cells._check_measured()
         return self._gate_costs
 
     @property
@@ -208,12 +167,19 @@ class GateProbe(_Probe):
     @property
     def cell_per_image(self) -> Float[Tensor, "batch cell"]:
         """Each image's share of them."""
-        return torch.stack(self._module_costs(), dim=1)
+        return self._cells.per_image
 
-    def _begin(self, model: nn.Module, inputs: tuple[Tensor, Gates]) -> tuple[Tensor, Gates] | None:
+    def __enter__(self) -> "GateProbe":
+        self._hooks.enter_context(self._cells)
+        self._hooks.enter_context(self.model.register_forward_pre_hook(_Hook(self._measure)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
+
+    def _measure(self, model: nn.Module, inputs: tuple[Tensor, Gates]) -> tuple[Tensor, Gates] | None:
         if not torch.is_grad_enabled():
             return None
-        super()._begin(model, inputs)
         images, gates = inputs
         values = gates.values.expand(len(images), *gates.active.shape)
         if not values.requires_grad:
@@ -230,20 +196,20 @@ class GateProbe(_Probe):
 
 
 class _Tap(torch.autograd.Function):
-    """Identity (or clone) whose backward reports each image's ``<dL/dX, X>`` to ``record``.
+    """Identity (or clone) whose backward writes each image's ``<dL/dX, X>`` into ``cost``.
 
     The anchor wants a gradient and gets none: behind frozen modules nothing else would send the loss back this far.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, copy: bool, record: Callable[[Tensor], None]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, copy: bool, cost: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.record = record
+        ctx.cost = cost
         return x.clone() if copy else x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        ctx.record(image_dot(gradient, *ctx.saved_tensors))
+        ctx.cost.copy_(image_dot(gradient, *ctx.saved_tensors))
         return gradient, None, None, None
 
 
@@ -269,23 +235,20 @@ def is_batch(x: Any) -> bool:
 def refuse_compiled(model: nn.Module) -> None:
     """Raise ValueError if the model or a part of it is compiled."""
     if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
-        raise ValueError(
-            f"model: {type(model).__name__} is compiled, which leaves hooks out; probe it as it was before"
-        )
+        kind = type(model).__name__
+        raise ValueError(f"model: {kind} is compiled, which leaves hooks out; probe it as it was before")
 
 
-def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> dict[str, nn.Module]:
+def _chosen(model: nn.Module, modules: Modules | str | None) -> Modules:
     """The modules to measure, by name."""
-    refuse_compiled(model)
     whole, parts = type(model).__name__, dict(model.named_modules())
     if modules is None:
         instead = ", or let GateProbe measure its gates" if isinstance(model, Supernet) else ""
         raise ValueError(f"modules = None: name the submodules of {whole} to measure{instead}")
     if isinstance(modules, str):
-        chosen = {name: parts[name] for name in matching(parts, modules)}
-        if not chosen:
+        if not (names := matching(parts, modules)):
             raise ValueError(f"modules = {modules!r}: fits no name of a part of {whole}, such as {list(parts)[-1]!r}")
-        return chosen
+        return {name: parts[name] for name in names}
     if foreign := [name for name, module in modules.items() if module not in set(parts.values())]:
         raise ValueError(f"modules: {foreign[0]!r} is no submodule of the model {whole}")
     if not modules:
@@ -296,30 +259,21 @@ def _chosen(model: nn.Module, modules: Mapping[str, nn.Module] | str | None) -> 
 class Statistics(nn.Module):
     """Count, mean, minimum and maximum over steps of values of a shape, NaN left out; stays on the values' device."""
 
-    count: Tensor
-    total: Tensor
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        for name, value in {"count": 0.0, "total": 0.0, "low": torch.inf, "high": -torch.inf}.items():
-            self.register_buffer(name, torch.full(shape, value, device=device))
+        self.count, self.total = nn.Buffer(torch.zeros(shape)), nn.Buffer(torch.zeros(shape))
+        self.low, self.high = nn.Buffer(torch.full(shape, torch.inf)), nn.Buffer(torch.full(shape, -torch.inf))
 
     def update(self, values: Tensor) -> None:
         """Add one step's values; nothing waits for the device."""
         missing = values.isnan()
-        self.count += ~missing
-        self.total += values.masked_fill(missing, 0.0)
+        self.count.add_(~missing)
+        self.total.add_(values.masked_fill(missing, 0.0))
         torch.minimum(self.low, values.masked_fill(missing, torch.inf), out=self.low)
         torch.maximum(self.high, values.masked_fill(missing, -torch.inf), out=self.high)
 
     def result(self) -> dict[str, Tensor]:
         """``count``, ``mean``, ``min``, ``max`` on the CPU; where nothing was counted the last three are NaN."""
-        nothing = self.count == 0
-        return {
-            "count": self.count.cpu(),
-            "mean": (self.total / self.count).cpu(),
-            "min": self.low.masked_fill(nothing, torch.nan).cpu(),
-            "max": self.high.masked_fill(nothing, torch.nan).cpu(),
-        }
+        low, high = (extreme.masked_fill(self.count == 0, torch.nan) for extreme in (self.low, self.high))
+        results = {"count": self.count, "mean": self.total / self.count, "min": low, "max": high}
+        return {name: values.cpu() for name, values in results.items()}
