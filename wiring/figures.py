@@ -193,7 +193,7 @@ def paths(topology: Topology, edges: Sequence[int]) -> Figure:
     return figure
 
 
-def _ways(topology: Topology, node: int) -> list[list[tuple[int, int]]]:
+def _ways(topology: Topology, node: int) -> list[list[Edge]]:
     """All ways from a node to the output, as steps; the shortest first."""
     ways = [[(node, topology.nodes)]] if node in topology.output else []
     for i, j in topology.edges:
@@ -208,10 +208,10 @@ def cost_map(costs: Float[np.ndarray, "cell edge"], topology: Topology) -> Figur
     figure, (left, right) = _figure(1.3 + 0.32 * len(costs), 1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
     sums = costs.sum(1, keepdims=True)
     top = float(np.abs(np.concatenate([costs, sums], axis=1)).max())
-    draw = partial(sns.heatmap, cmap="RdBu_r", vmin=-top, vmax=top, cbar=False, fmt="", annot_kws={"size": 8})
+    draw = partial(sns.heatmap, cmap="RdBu_r", vmin=-top, vmax=top, cbar=False, fmt=".2g", annot_kws={"size": 8})
     for axes, values in ((left, costs), (right, sums)):
-        texts = np.array([f"{x:.2g}" if abs(x) > 1e-10 * top else "0" for x in values.flat]).reshape(values.shape)
-        draw(values, annot=texts if values.size <= 60 else None, ax=axes)
+        rounded = np.where(np.abs(values) > 1e-10 * top, values, 0)
+        draw(values, annot=rounded if values.size <= 60 else None, ax=axes)
     left.set(xlabel="edge", ylabel="cell")
     left.tick_params(axis="y", rotation=0)
     right.set_xticklabels(["sum"])
@@ -239,13 +239,14 @@ def dose_response(groups: Mapping[str, Runs]) -> Figure:
 
     Left against the gap in accuracy between the splits, right against the search split's cost late in the search.
     """
-    doses = {
+    measured = {
         "accuracy: training − search split": measures.generalisation_gap,
         "L − H on the search split (nats)": measures.late_search_cost,
+        "share of edges retained": measures.retention,
     }
-    kept = "share of edges retained"
+    *doses, kept = measured
     table = pd.DataFrame(
-        {dose: measure(record) for dose, measure in doses.items()} | {"runs": name, kept: measures.retention(record)}
+        {"runs": name} | {column: measure(record) for column, measure in measured.items()}
         for name, records in groups.items()
         for record in _several(records)
     )
@@ -425,7 +426,6 @@ def none_probability(records: Runs) -> Figure:
     columns = min(5, len(topology.edges))
     rows = -(-len(topology.edges) // columns)
     probability = np.stack([record.arrays["probability"] for record in records])
-    gone = dropped(probability)
     top = min(1.0, 1.15 * float(probability[:, :, types, :, NONE].max()))
     step = 0.05 * top  # between the rows of dots below the axis
     figure, panels = _figure(0.6 + 2.1 * rows * len(types), rows * len(types), columns, sharex=True, sharey=True)
@@ -437,7 +437,7 @@ def none_probability(records: Runs) -> Figure:
         curves = probability[:, :, kind, edge, NONE]
         panel.plot(curves.T, color=colour, lw=0.8, alpha=0.6)
         panel.plot(curves.mean(0), color=colour, lw=2.2)
-        for seed, when in enumerate(gone[:, :, kind, edge], 1):
+        for seed, when in enumerate(dropped(probability)[:, :, kind, edge], 1):
             panel.plot(np.where(when, -step * seed, np.nan), ".", color=colour, ms=3)
         panel.axhline(0, color="0.6", lw=0.6)
         panel.set_title(_of_type(records[0], kind, f"edge {edge} {topology.edges[edge]}"))

@@ -140,7 +140,8 @@ def late_search_cost(record: Record) -> float:
 
 def generalisation_gap(record: Record) -> float:
     """Accuracy on the training split minus that on the search split, late in the search."""
-    return float(-np.subtract(*_late(record, "accuracy")))
+    search, training = _late(record, "accuracy")
+    return float(training - search)
 
 
 def _late(record: Record, quantity: str, group: str = "all") -> Float[np.ndarray, "split"]:
