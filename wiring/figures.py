@@ -73,10 +73,9 @@ class Figure(_MatplotlibFigure):
 
 def edge_origin(topology: Topology, edge: int) -> str:
     """Which of ``ORIGINS`` an edge is."""
-    start = topology.edges[edge][0]
-    if start >= len(topology.inputs):
+    if not topology.is_input_edge(edge):
         return "intermediate"
-    return "from the last cell" if topology.inputs[start] == 1 else "from the cell before last"
+    return "from the last cell" if topology.inputs[topology.edges[edge][0]] == 1 else "from the cell before last"
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1, **layout: Any) -> tuple[Figure, list[Axes]]:
@@ -310,13 +309,12 @@ def splits(bi: Runs, single: Runs) -> Figure:
     table = pd.concat(tables)
     draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=colours, style="runs")
     figure, panels = _figure(6.2, len(quantities), len(groups), sharex=True, sharey="row")
-    for axes, ((quantity, label), group) in zip(panels, product(quantities.items(), groups), strict=True):
+    contents = product(quantities.items(), groups.items())
+    for axes, ((quantity, label), (group, title)) in zip(panels, contents, strict=True):
         draw(table[table.group == group], y=quantity, hue_order=colours, style_order=colours, ax=axes)
         axes.axhline(0, color="0.6", lw=0.8)
-        axes.set(xlabel="", ylabel=label)
+        axes.set(xlabel="", ylabel=label, title=title if quantity == "loss" else "")
         axes.legend().remove()
-    for axes, title in zip(panels, groups.values(), strict=False):
-        axes.set_title(title)
     figure.supxlabel("epoch")
     _share_legend(figure, panels[0], 3)
     return figure

@@ -41,8 +41,7 @@ def scalars_of(record: Record, split: str | None = None, group: str = "all", lat
     learns from; of the search split a single-level search has no rows. ``late`` keeps the last tenth of the search, at
     least one epoch.
     """
-    if split is None:
-        split = "search" if record.experiment.level == "bi" else "training"
+    split = split or ("search" if record.experiment.level == "bi" else "training")
     rows = record.scalars.query("split == @split and group == @group")
     return rows.tail(_late_epochs(record)) if late else rows
 
@@ -176,8 +175,7 @@ def negative_share(record: Record) -> float:
     NaN unless α is fixed and the weights learn.
     """
     e = record.experiment
-    trained = e.searcher == "uniform" and e.theta_lr > 0
-    return _share(_means(record, -1) < 0) if trained else np.nan
+    return _share(_means(record, -1) < 0) if e.searcher == "uniform" and e.theta_lr > 0 else np.nan
 
 
 def intermediate_excess(record: Record) -> float:
