@@ -7,10 +7,10 @@ one alone will do:
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import cycle, product
+from itertools import cycle, product, zip_longest
 from typing import Any
 
 import matplotlib as mpl
@@ -24,11 +24,11 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from wiring.evidence import measures
-from wiring.evidence.measures import CELL_TYPES, cells_of_types, scalars_of
-from wiring.search.records import GROUPS, Record
+from wiring.evidence.measures import cells_of_types, scalars_of
+from wiring.search.records import CELL_TYPES, Record
 from wiring.search.searchers import dropped
 from wiring.supernet.operations import NAMES, NONE
-from wiring.supernet.topology import Topology
+from wiring.supernet.topology import Edge, Topology
 
 _PALETTE = sns.color_palette("colorblind")
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
@@ -42,6 +42,24 @@ OUTPUT = "0.45"
 
 #: The runs of a figure: several that differ in their seed, or one.
 Runs = Sequence[Record] | Record
+#: Points on a curve, as their x and their y, by the curve's name.
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Place = tuple[float, float]
+#: How matplotlib draws the line between two nodes.
+Styles = defaultdict[Edge, dict[str, Any]]
+
+# A white card with dark ink is readable on a light page and, as a card, on a dark one.
+_style = mpl.rc_context(
+    {
+        "figure.dpi": 150,
+        "font.size": 10.5,
+        "axes.titlesize": 10.5,
+        "figure.facecolor": "white",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.constrained_layout.use": True,
+    }
+)
 
 
 class Figure(_MatplotlibFigure):
@@ -55,32 +73,15 @@ class Figure(_MatplotlibFigure):
 
 def edge_origin(topology: Topology, edge: int) -> str:
     """Which of ``ORIGINS`` an edge is."""
-    start = topology.edges[edge][0]
-    if start >= len(topology.inputs):
+    if not topology.is_input_edge(edge):
         return "intermediate"
-    return "from the last cell" if topology.inputs[start] == 1 else "from the cell before last"
+    return "from the last cell" if topology.inputs[topology.edges[edge][0]] == 1 else "from the cell before last"
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    # A white card with dark ink is readable on a light page and, as a card, on a dark one.
-    style: dict[Any, Any] = {
-        "figure.dpi": 150,
-        "font.size": 10.5,
-        "axes.titlesize": 10.5,
-        "figure.facecolor": "white",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.constrained_layout.use": True,
-    }
-    with mpl.rc_context(style):
-        yield
-
-
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    return figure, list(axes.flat)
+def _figure(height: float, rows: int = 1, columns: int = 1, **layout: Any) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the page, and its panels row by row."""
+    figure = Figure(figsize=(8.0, height))
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
 
 
 def _several(runs: Runs) -> Sequence[Record]:
@@ -96,55 +97,59 @@ def _origins(topology: Topology) -> list[Patch]:
 def _share_legend(figure: Figure, axes: Axes, columns: int) -> None:
     """Let the legend of one panel stand for all of them, above the figure."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, frameon=False)
-    if legend := axes.get_legend():
-        legend.remove()
+    axes.legend().remove()
 
 
-@_style()
+@_style
 def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
     """The cell as a graph: nodes in a row from input to output, edges numbered as in the paper.
 
-    Parameters
-    ----------
-    topology
-        The cell.
-    chosen
-        One operation per edge (a one-hot sample) to write on the edges; None is drawn dashed.
+    Of a one-hot sample, ``chosen`` is the operation on each edge, to write on it; an edge of None is dotted.
     """
-    figure, (axes,) = _figure(8.0, 2.2 + 0.3 * len(topology.intermediate))
-    places = positions(topology)
-    for number, (i, j) in enumerate(topology.edges):
-        label = str(number) if chosen is None else f"{number}: {chosen[number]}"
-        gone = chosen is not None and chosen[number] == "none"
-        style = {"linestyle": ":", "alpha": 0.5} if gone else {}
-        _arrow(axes, places[i], places[j], ORIGINS[edge_origin(topology, number)], label, **style)
-    for j in topology.output:
-        _arrow(axes, places[j], places[topology.nodes], OUTPUT)
-    _nodes(axes, topology, places)
+    figure, (axes,) = _figure(2.2 + 0.3 * len(topology.intermediate))
+    labels = [str(number) if chosen is None else f"{number}: {chosen[number]}" for number in range(len(topology.edges))]
+    styles: Styles = defaultdict(dict)
+    for edge, name in zip(topology.edges, chosen or (), strict=False):
+        if name == "none":
+            styles[edge] = {"linestyle": ":", "alpha": 0.5}
+    _draw(axes, topology, styles, labels)
     handles = [*_origins(topology), Patch(color=OUTPUT, label="concatenation")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def _nodes(axes: Axes, topology: Topology, places: Sequence[tuple[float, float]]) -> None:
-    """Draw the nodes, name the inputs and the output, and frame the graph."""
+def _draw(axes: Axes, topology: Topology, styles: Styles, labels: Sequence[str] = ()) -> None:
+    """Draw a cell: its edges and what feeds its output, a line in a style of its own if there is one, and its nodes."""
+    places = positions(topology)
+    colours = [ORIGINS[edge_origin(topology, number)] for number in range(len(topology.edges))]
+    lines = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
+    arrow = partial(FancyArrowPatch, arrowstyle="-|>", mutation_scale=14, shrinkA=14, shrinkB=14)
+    write = partial(axes.text, ha="center", va="center")
+    for (i, j), colour, label in zip_longest(lines, colours, labels):
+        ends = places[i], places[j]
+        arc = f"arc3,rad={bend(*ends)}"
+        axes.add_patch(arrow(*ends, connectionstyle=arc, color=colour or OUTPUT, **{"lw": 1.8, **styles[i, j]}))
+        if label:
+            write(*label_place(*ends), label, color=colour, backgroundcolor="white", fontsize=9.5)
     width = places[-1][0]
-    for node, (x, y) in enumerate(places):
-        inner = node in topology.intermediate
-        axes.plot(x, y, "o", ms=24, mfc="0.92" if inner else "white", mec="0.2", mew=1.2, zorder=3)
-        axes.text(x, y, str(node), ha="center", va="center", zorder=4)
-        if node < len(topology.inputs):
-            back = topology.inputs[node]
-            name = "last cell" if back == 1 else "cell before last" if back == 2 else f"{back} cells back"
-            axes.text(x - 0.05 * width, y, name, ha="right", va="center", color="0.35")
-        elif not inner:
-            axes.text(x + 0.05 * width, y, "output", ha="left", va="center", color="0.35")
+    for node, ((x, y), name) in enumerate(zip(places, node_names(topology), strict=True)):
+        axes.plot(x, y, "o", ms=24, mfc="white" if name else "0.92", mec="0.2", mew=1.2, zorder=3)
+        write(x, y, str(node), zorder=4)
+        if name:
+            side, align = (1, "left") if name == "output" else (-1, "right")
+            write(x + side * 0.05 * width, y, name, ha=align, color="0.35")
     heights = [y for _, y in places]
     axes.set(xlim=(-0.28 * width, 1.16 * width), ylim=(min(heights) - 0.75, max(heights) + 0.75))
     axes.axis("off")
 
 
-def positions(topology: Topology) -> list[tuple[float, float]]:
+def node_names(topology: Topology) -> list[str]:
+    """What to write beside each node: whose output an input node reads, nothing beside an intermediate node."""
+    inputs = [{1: "last cell", 2: "cell before last"}.get(back, f"{back} cells back") for back in topology.inputs]
+    return [*inputs, *[""] * len(topology.intermediate), "output"]
+
+
+def positions(topology: Topology) -> list[Place]:
     """Input nodes in a column, intermediate nodes in a zigzag so that no edge hides another, the output last."""
     first, count = len(topology.inputs), len(topology.intermediate)
     inputs = [(0.0, float(y)) for y in np.linspace(0.8, -0.8, first)] if first > 1 else [(0.0, 0.0)]
@@ -152,13 +157,13 @@ def positions(topology: Topology) -> list[tuple[float, float]]:
     return [*inputs, *middle, (1.3 * (count + 1), 0.0)]
 
 
-def bend(start: tuple[float, float], end: tuple[float, float]) -> float:
+def bend(start: Place, end: Place) -> float:
     """How far an edge bulges, as a share of its length: long level ones do, around the node between."""
     straight = abs(start[1] - end[1]) > 1e-6 or abs(end[0] - start[0]) < 2.0
     return 0.0 if straight else -0.25 * float(np.sign(start[1] or 1))
 
 
-def label_place(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+def label_place(start: Place, end: Place) -> Place:
     """Where an edge's label stands: short of the middle, where edges into one node have not met yet, on the bulge."""
     bulge = bend(start, end)
     at = 0.5 if bulge or start[0] > 0 or start[1] == end[1] else 0.36
@@ -166,56 +171,28 @@ def label_place(start: tuple[float, float], end: tuple[float, float]) -> tuple[f
     return start[0] + at * dx + 0.5 * bulge * dy, start[1] + at * dy - 0.5 * bulge * dx
 
 
-def _arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: object, label: str = "", **style: Any
-) -> None:
-    bulge = bend(start, end)
-    arrow = FancyArrowPatch(
-        start,
-        end,
-        connectionstyle=f"arc3,rad={bulge}",
-        arrowstyle="-|>",
-        mutation_scale=14,
-        shrinkA=14,
-        shrinkB=14,
-        color=colour,
-        **{"lw": 1.8, **style},
-    )
-    axes.add_patch(arrow)
-    if label:
-        x, y = label_place(start, end)
-        axes.text(x, y, label, ha="center", va="center", color=colour, backgroundcolor="white", fontsize=9.5)
-
-
-@_style()
+@_style
 def paths(topology: Topology, edges: Sequence[int]) -> Figure:
     """The ways on which the loss's gradient comes back to an edge, one panel for each edge given.
 
     The edge itself is thick; the ways from the output to its end are drawn in one line style each, the rest is faint.
     """
-    figure, panels = _figure(8.0, 2.2 * len(edges), len(edges))
-    places = positions(topology)
-    steps = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
+    figure, panels = _figure(2.2 * len(edges), len(edges), sharex=True, sharey=True)
     for panel, edge in zip(panels, edges, strict=True):
         start, end = topology.edges[edge]
         ways = _ways(topology, end)
-        for number, step in enumerate(steps):
-            colour = ORIGINS[edge_origin(topology, number)] if number < len(topology.edges) else OUTPUT
-            style: dict[str, Any] = {"lw": 0.8, "alpha": 0.35}
-            for way, line in zip(ways, ("-", "--", "-.", ":"), strict=False):
-                if step in way:
-                    style = {"linestyle": line}
-            if number == edge:
-                style = {"lw": 3.5}
-            _arrow(panel, places[step[0]], places[step[1]], colour, "", **style)
-        _nodes(panel, topology, places)
+        styles: Styles = defaultdict(lambda: {"lw": 0.8, "alpha": 0.35})
+        for way, line in zip(ways, ("-", "--", "-.", ":"), strict=False):
+            styles |= {step: {"linestyle": line} for step in way}
+        styles[start, end] = {"lw": 3.5}
+        _draw(panel, topology, styles)
         names = ["-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways]
         kind = "type 1" if len(ways) > 1 else "type 2"
         panel.set_title(f"edge {edge}, {kind}: {' and '.join(names)}", loc="left")
     return figure
 
 
-def _ways(topology: Topology, node: int) -> list[list[tuple[int, int]]]:
+def _ways(topology: Topology, node: int) -> list[list[Edge]]:
     """All ways from a node to the output, as steps; the shortest first."""
     ways = [[(node, topology.nodes)]] if node in topology.output else []
     for i, j in topology.edges:
@@ -224,17 +201,16 @@ def _ways(topology: Topology, node: int) -> list[list[tuple[int, int]]]:
     return sorted(ways, key=len)
 
 
-@_style()
+@_style
 def cost_map(costs: Float[np.ndarray, "cell edge"], topology: Topology) -> Figure:
     """The cost of every edge in every cell and, apart, each cell's sum, in nats; red costs, blue earns."""
-    figure = Figure(figsize=(8.0, 1.3 + 0.32 * len(costs)))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
+    figure, (left, right) = _figure(1.3 + 0.32 * len(costs), 1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
     sums = costs.sum(1, keepdims=True)
     top = float(np.abs(np.concatenate([costs, sums], axis=1)).max())
-    draw = partial(sns.heatmap, cmap="RdBu_r", vmin=-top, vmax=top, cbar=False, fmt="", annot_kws={"size": 8})
+    draw = partial(sns.heatmap, cmap="RdBu_r", vmin=-top, vmax=top, cbar=False, fmt=".2g", annot_kws={"size": 8})
     for axes, values in ((left, costs), (right, sums)):
-        texts = np.array([f"{x:.2g}" if abs(x) > 1e-10 * top else "0" for x in values.flat]).reshape(values.shape)
-        draw(values, annot=texts if values.size <= 60 else None, ax=axes)
+        rounded = np.where(np.abs(values) > 1e-10 * top, values, 0)
+        draw(values, annot=rounded if values.size <= 60 else None, ax=axes)
     left.set(xlabel="edge", ylabel="cell")
     left.tick_params(axis="y", rotation=0)
     right.set_xticklabels(["sum"])
@@ -243,15 +219,10 @@ def cost_map(costs: Float[np.ndarray, "cell edge"], topology: Topology) -> Figur
     return figure
 
 
-@_style()
-def powers(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    predictions: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    xlabel: str,
-    ylabel: str,
-) -> Figure:
+@_style
+def powers(curves: Curves, predictions: Curves, xlabel: str, ylabel: str) -> Figure:
     """Measured curves as points and predicted ones as lines, each by its name, on logarithmic axes."""
-    figure, (axes,) = _figure(8.0, 3.4)
+    figure, (axes,) = _figure(3.4)
     for (name, (x, y)), colour, marker in zip(curves.items(), cycle(_PALETTE), cycle(_MARKERS)):
         axes.plot(x, y, marker, color=colour, ms=5, label=name)
     for (name, (x, y)), line in zip(predictions.items(), cycle(("-", "--", "-.", ":"))):
@@ -261,26 +232,26 @@ def powers(
     return figure
 
 
-@_style()
+@_style
 def dose_response(groups: Mapping[str, Runs]) -> Figure:
     """Share of the edges retained in bi-level runs, a point per run and a colour per named group of runs.
 
     Left against the gap in accuracy between the splits, right against the search split's cost late in the search.
     """
-    doses = {
+    measured = {
         "accuracy: training − search split": measures.generalisation_gap,
         "L − H on the search split (nats)": measures.late_search_cost,
+        "share of edges retained": measures.retention,
     }
-    kept = "share of edges retained"
+    *doses, kept = measured
     table = pd.DataFrame(
-        {dose: measure(record) for dose, measure in doses.items()} | {"runs": name, kept: measures.retention(record)}
+        {"runs": name} | {column: measure(record) for column, measure in measured.items()}
         for name, records in groups.items()
         for record in _several(records)
     )
     palette, markers = dict(zip(groups, cycle(_PALETTE))), dict(zip(groups, cycle(_MARKERS)))
     draw = partial(sns.scatterplot, table, hue="runs", palette=palette, style="runs", markers=markers)
-    figure = Figure(figsize=(8.0, 3.2))
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = _figure(3.2, 1, 2, sharey=True)
     for axes, dose in zip((left, right), doses, strict=True):
         draw(x=dose, y=kept, ax=axes, legend=axes is left and "full", s=55, alpha=0.8)
     left.set(ylim=(-0.05, 1.05))
@@ -289,30 +260,29 @@ def dose_response(groups: Mapping[str, Runs]) -> Figure:
     return figure
 
 
-@_style()
+@_style
 def retention_map(groups: Mapping[str, Runs]) -> Figure:
     """The share of the runs that retain an edge, a row per first node, a column per last.
 
     A panel per named group and type of cell; an edge without a choice is left blank.
     """
-    panels_of = [(name, kind) for name, runs in groups.items() for kind in cells_of_types(_several(runs)[0])]
-    figure = Figure(figsize=(8.0, 3.3))
-    panels = figure.subplots(1, len(panels_of), squeeze=False)[0]
-    for axes, (name, kind) in zip(panels, panels_of, strict=True):
-        records = _several(groups[name])
-        topology, edges = records[0].experiment.topology, measures.counted_edges(records[0])
-        share = np.mean([measures.retained(record) for record in records], axis=0)
-        first, nodes = len(topology.inputs), topology.nodes
-        grid = pd.DataFrame(np.nan, index=range(nodes - 1), columns=range(first, nodes))
-        for (kind_of_edge, edge), value in zip(edges, share, strict=True):
-            if kind_of_edge == kind:
-                grid.loc[topology.edges[edge]] = value
+    shown = [
+        (name, _several(runs), kind) for name, runs in groups.items() for kind in cells_of_types(_several(runs)[0])
+    ]
+    figure, panels = _figure(3.3, 1, len(shown))
+    for axes, (name, records, kind) in zip(panels, shown, strict=True):
+        topology = records[0].experiment.topology
+        shares = np.mean([measures.retained(record) for record in records], axis=0)
+        share_of = dict(zip(measures.counted_edges(records[0]), shares, strict=True))
+        grid = pd.DataFrame(np.nan, index=range(topology.nodes - 1), columns=topology.intermediate)
+        for number, edge in enumerate(topology.edges):
+            grid.loc[edge] = share_of.get((kind, number), np.nan)
         sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis_r", vmin=0, vmax=1, cbar=False, ax=axes)
-        axes.axhline(first, color="0.2", lw=1.2)
+        axes.axhline(len(topology.inputs), color="0.2", lw=1.2)
         axes.set(title=_of_type(records[0], kind, name), xlabel="to node")
         axes.tick_params(axis="y", rotation=0)
     panels[0].set_ylabel("from node")
-    figure.colorbar(panels[0].collections[0], ax=list(panels), label="share of runs that retain the edge")
+    figure.colorbar(panels[0].collections[0], ax=panels, label="share of runs that retain the edge")
     return figure
 
 
@@ -321,37 +291,36 @@ def _of_type(record: Record, kind: int, title: str) -> str:
     return f"{title}\n{CELL_TYPES[kind]} cells" if len(cells_of_types(record)) > 1 else title
 
 
-@_style()
+@_style
 def splits(bi: Runs, single: Runs) -> Figure:
     """L, H and cost over the epochs, for all, correct and wrong images; mean and range over seeds.
 
     Shown are both splits of bi-level runs, and the one of single-level runs.
     """
     quantities = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
-    palette = {
+    groups = {"all": "all images", "correct": "correctly classified", "wrong": "wrongly classified"}
+    colours = {
         "bi-level, training split": _PALETTE[0],
         "bi-level, search split": _PALETTE[3],
         "single-level": _PALETTE[7],
     }
     tables = [record.scalars.assign(runs="bi-level, " + record.scalars.split + " split") for record in _several(bi)]
     tables += [record.scalars.assign(runs="single-level") for record in _several(single)]
-    draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=palette, style="runs")
     table = pd.concat(tables)
-    figure = Figure(figsize=(8.0, 6.2))
-    panels = figure.subplots(3, 3, sharex=True, sharey="row")
-    for axes, (quantity, group) in zip(panels.flat, product(quantities, GROUPS), strict=True):
-        draw(table[table.group == group], y=quantity, hue_order=palette, style_order=palette, ax=axes)
+    draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=colours, style="runs")
+    figure, panels = _figure(6.2, len(quantities), len(groups), sharex=True, sharey="row")
+    contents = product(quantities.items(), groups.items())
+    for axes, ((quantity, label), (group, title)) in zip(panels, contents, strict=True):
+        draw(table[table.group == group], y=quantity, hue_order=colours, style_order=colours, ax=axes)
         axes.axhline(0, color="0.6", lw=0.8)
-        axes.set(xlabel="", ylabel=quantities[quantity])
+        axes.set(xlabel="", ylabel=label, title=title if quantity == "loss" else "")
         axes.legend().remove()
-    for axes, group in zip(panels[0], GROUPS, strict=True):
-        axes.set_title("all images" if group == "all" else f"{group}ly classified")
     figure.supxlabel("epoch")
-    _share_legend(figure, panels[0][0], 3)
+    _share_legend(figure, panels[0], 3)
     return figure
 
 
-@_style()
+@_style
 def cost_means(states: Mapping[str, Runs]) -> Figure:
     """Mean cost of every operation on every edge in the last epoch, a row per state, with the range over its steps.
 
@@ -359,7 +328,7 @@ def cost_means(states: Mapping[str, Runs]) -> Figure:
     Raises ValueError if a run has several cells.
     """
     topology = _one_cell(states)
-    figure, panels = _figure(8.0, 0.9 + 2.2 * len(states), len(states), len(topology.edges))
+    figure, panels = _figure(0.9 + 2.2 * len(states), len(states), len(topology.edges), sharex=True, sharey=True)
     for axes, (runs, edge) in zip(panels, product(states.values(), range(len(topology.edges))), strict=True):
         low, mean, high = (
             np.stack([record.arrays[f"cost_{key}"][-1, 0, 0, edge, NONE + 1 :] for record in _several(runs)])
@@ -388,17 +357,17 @@ def _one_cell(groups: Mapping[str, Runs]) -> Topology:
     return experiments[0].topology
 
 
-@_style()
+@_style
 def edge_costs(groups: Mapping[str, Runs]) -> Figure:
     """Mean cost of what was drawn on the two edges into the last node, over the epochs, a panel per group of runs.
 
     Raises ValueError if a run has several cells.
     """
     _one_cell(groups)
-    figure, panels = _figure(8.0, 3.0, 1, len(groups))
+    figure, panels = _figure(3.0, 1, len(groups), sharex=True, sharey=True)
     for axes, (title, records) in zip(panels, groups.items(), strict=True):
         topology = _several(records)[0].experiment.topology
-        for edge in (len(topology.edges) - 2, len(topology.edges) - 1):
+        for edge in range(len(topology.edges) - 2, len(topology.edges)):
             colour = ORIGINS[edge_origin(topology, edge)]
             means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in _several(records)]
             curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
@@ -414,10 +383,10 @@ def edge_costs(groups: Mapping[str, Runs]) -> Figure:
     return figure
 
 
-@_style()
+@_style
 def initial_costs(costs: Sequence[float], low: float, high: float) -> Figure:
     """A histogram of the costs of initialisations, with their mean and its interval."""
-    figure, (axes,) = _figure(8.0, 2.8)
+    figure, (axes,) = _figure(2.8)
     axes.hist(costs, bins=30, color=_PALETTE[4], alpha=0.7)
     axes.axvspan(low, high, color=_PALETTE[3], alpha=0.35, label="mean: 95 % interval")
     axes.axvline(float(np.mean(costs)), color=_PALETTE[3], lw=1.5, label="mean")
@@ -427,13 +396,12 @@ def initial_costs(costs: Sequence[float], low: float, high: float) -> Figure:
     return figure
 
 
-@_style()
+@_style
 def cost_against_accuracy(records: Runs) -> Figure:
     """The cost at the last cell against the accuracy, a point per epoch and seed; and apart by group of images."""
     table = pd.concat(record.scalars.query("split == 'training'") for record in _several(records))
     draw = partial(sns.scatterplot, y="cost", edgecolor="none", s=14, alpha=0.7)
-    figure = Figure(figsize=(8.0, 3.2))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = _figure(3.2, 1, 2)
     draw(table[table.group == "all"], x="accuracy", color=_PALETTE[4], ax=left)
     apart = table[table.group != "all"]
     draw(apart, x="epoch", hue="group", style="group", palette=_PALETTE[2:4], markers=_MARKERS[:2], ax=right)
@@ -445,7 +413,7 @@ def cost_against_accuracy(records: Runs) -> Figure:
     return figure
 
 
-@_style()
+@_style
 def none_probability(records: Runs) -> Figure:
     """p(None) of every edge over the epochs, one panel per edge and type of cell: a line per seed, the mean thick.
 
@@ -456,22 +424,19 @@ def none_probability(records: Runs) -> Figure:
     columns = min(5, len(topology.edges))
     rows = -(-len(topology.edges) // columns)
     probability = np.stack([record.arrays["probability"] for record in records])
-    gone = dropped(probability)
-    epochs = np.arange(probability.shape[1])
     top = min(1.0, 1.15 * float(probability[:, :, types, :, NONE].max()))
     step = 0.05 * top  # between the rows of dots below the axis
-    figure, panels = _figure(8.0, 0.6 + 2.1 * rows * len(types), rows * len(types), columns)
-    places = product(types, range(rows * columns))
-    for panel, (kind, edge) in zip(panels, places, strict=True):
+    figure, panels = _figure(0.6 + 2.1 * rows * len(types), rows * len(types), columns, sharex=True, sharey=True)
+    for panel, (kind, edge) in zip(panels, product(types, range(rows * columns)), strict=True):
         if edge >= len(topology.edges):
             panel.axis("off")
             continue
         colour = ORIGINS[edge_origin(topology, edge)]
         curves = probability[:, :, kind, edge, NONE]
-        panel.plot(epochs, curves.T, color=colour, lw=0.8, alpha=0.6)
-        panel.plot(epochs, curves.mean(0), color=colour, lw=2.2)
-        for seed, when in enumerate(gone[:, :, kind, edge], 1):
-            panel.plot(epochs[when], np.full(when.sum(), -step * seed), ".", color=colour, ms=3)
+        panel.plot(curves.T, color=colour, lw=0.8, alpha=0.6)
+        panel.plot(curves.mean(0), color=colour, lw=2.2)
+        for seed, when in enumerate(dropped(probability)[:, :, kind, edge], 1):
+            panel.plot(np.where(when, -step * seed, np.nan), ".", color=colour, ms=3)
         panel.axhline(0, color="0.6", lw=0.6)
         panel.set_title(_of_type(records[0], kind, f"edge {edge} {topology.edges[edge]}"))
     panels[0].set_ylim(-step * (len(records) + 1), top)
@@ -482,14 +447,13 @@ def none_probability(records: Runs) -> Figure:
     return figure
 
 
-@_style()
+@_style
 def growth(records: Runs) -> Figure:
     """Share of the edges that are dropped, and the cost at the last cell's output, over the epochs; a line per seed.
 
     The share is of each type of cell, the cost on the split that α learns from.
     """
-    figure = Figure(figsize=(8.0, 2.9))
-    left, right = figure.subplots(1, 2, sharex=True)
+    figure, (left, right) = _figure(2.9, 1, 2, sharex=True)
     for number, record in enumerate(_several(records)):
         types = cells_of_types(record)
         shares = dropped(record.arrays["probability"]).mean(2)

@@ -6,28 +6,8 @@ from wiring.evidence.measures import (
     generalisation_gap,
     initial_cost,
     recovered,
-    retained,
     retention,
     scalars_of,
     turning_epoch,
 )
 from wiring.evidence.verdicts import Verdict, compare, interval, judge, judge_all, references
-
-__all__ = [
-    "CLAIMS",
-    "Claim",
-    "Verdict",
-    "compare",
-    "final_accuracy",
-    "generalisation_gap",
-    "initial_cost",
-    "interval",
-    "judge",
-    "judge_all",
-    "recovered",
-    "references",
-    "retained",
-    "retention",
-    "scalars_of",
-    "turning_epoch",
-]

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Literal
 
-from wiring.costs.identities import Report
+from wiring.costs import Report
 from wiring.evidence import measures
 
 #: Losses or entropies of two splits are comparable if they differ by less than this factor, and far apart otherwise.
@@ -21,35 +21,19 @@ ROUNDING = 1e-10
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement about searches as one number a run.
-
-    Parameters
-    ----------
-    id
-        Its short name.
-    statement
-        What is claimed.
-    statistic
-        The number of one run's record, or of one model's report; NaN where it says nothing. Its docstring says what
-        the number is, in which unit.
-    side
-        On which side of the threshold the claim holds.
-    threshold
-        In the statistic's unit.
-    chapter
-        The book's chapter about it, if there is one.
-    reference
-        The preset whose recorded runs the book judges it by; None for an identity, which is checked anew.
-    """
+    """A statement about searches as one number a run, and on which side of a threshold in its unit it holds."""
 
     id: str
     statement: str
     statistic: Callable[[Any], float]
+    """The number of a run's record or of a model's report, NaN where it says nothing; its docstring gives the unit."""
     side: Literal["above", "below"]
     threshold: float
     _: KW_ONLY
     chapter: str | None = None
+    """The book's chapter about it."""
     reference: str | None = None
+    """The preset whose recorded runs the book judges it by; None for an identity, which is checked anew."""
 
     @property
     def quantity(self) -> str:

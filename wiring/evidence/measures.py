@@ -10,21 +10,18 @@ What stands before the first semicolon or full stop of a measure's docstring is 
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 
-from wiring.search.records import Record
-from wiring.search.searchers import dropped
+from wiring.search import Record, dropped
 from wiring.supernet.operations import NONE
 
 #: The share of correctly classified images from which on an accuracy is called high.
 HIGH_ACCURACY = 0.9
-#: The types of cell, in the order of α's first axis.
-CELL_TYPES = ("normal", "reduction")
 
 
 def cells_of_types(record: Record) -> dict[int, list[int]]:
-    """The numbers of the cells of each type that the network has; a type by its place in ``CELL_TYPES``."""
+    """The numbers of the cells of each type that the network has; a type by its row of α."""
     e = record.experiment
     types = [int(cell in e.reductions) for cell in range(e.cells)]
     return {kind: [cell for cell in range(e.cells) if types[cell] == kind] for kind in sorted(set(types))}
@@ -38,22 +35,13 @@ def counted_edges(record: Record) -> list[tuple[int, int]]:
 
 
 def scalars_of(record: Record, split: str | None = None, group: str = "all", late: bool = False) -> pd.DataFrame:
-    """The scalars of one split and one group of images, a row per epoch.
+    """The scalars of one split ("training" or "search") and one group of images, a row per epoch.
 
-    Parameters
-    ----------
-    record
-        One run.
-    split
-        "training" or "search"; by default the one that α learns from. A single-level search has no search split: then
-        there are no rows.
-    group
-        "all", "correct" or "wrong": how the images are classified.
-    late
-        Only the last tenth of the search, at least one epoch.
+    The group is "all", "correct" or "wrong", by how the images are classified. Without a split it is the one that α
+    learns from; of the search split a single-level search has no rows. ``late`` keeps the last tenth of the search, at
+    least one epoch.
     """
-    if split is None:
-        split = "search" if record.experiment.level == "bi" else "training"
+    split = split or ("search" if record.experiment.level == "bi" else "training")
     rows = record.scalars.query("split == @split and group == @group")
     return rows.tail(_late_epochs(record)) if late else rows
 
@@ -86,7 +74,7 @@ def retained(record: Record) -> Bool[np.ndarray, " edge"]:
 def largest_drop(record: Record) -> float:
     """Largest share of edges dropped at once in the first half."""
     early = _dropped(record)[: max(1, record.experiment.epochs // 2)]
-    return float(early.mean(1).max()) if early.size else float("nan")
+    return float(early.mean(1).max()) if early.size else np.nan
 
 
 def recovery(record: Record) -> float:
@@ -96,25 +84,27 @@ def recovery(record: Record) -> float:
 
 def turning_epoch(record: Record) -> int | None:
     """First epoch whose mean cost at the last cell's output is negative on the training split; None without any."""
-    negative = scalars_of(record, "training").query("cost < 0")
-    return None if negative.empty else int(negative.epoch.iloc[0])
+    negative = scalars_of(record, "training").query("cost < 0").epoch
+    return None if negative.empty else int(negative.iloc[0])
 
 
 def width_preference(record: Record) -> float:
     """Share of input edges retained minus that of intermediate edges; NaN without both."""
-    every = set(range(len(record.experiment.topology.edges)))
-    inputs = set(filter(record.experiment.topology.is_input_edge, every))
-    return _contrast(record, inputs, every - inputs)
+    back = _cells_back(record)
+    return _share(retained(record)[back > 0]) - _share(retained(record)[back == 0])
 
 
 def bypass_preference(record: Record) -> float:
     """Share retained of the edges from the cell before last minus that of those from the last; NaN without both."""
+    back = _cells_back(record)
+    return _share(retained(record)[back == 2]) - _share(retained(record)[back == 1])
+
+
+def _cells_back(record: Record) -> Int[np.ndarray, " edge"]:
+    """How many cells back lies the one whose output an edge reads; 0 for an edge between intermediate nodes."""
     topology = record.experiment.topology
-    last, before_last = (
-        {edge for edge, (i, _) in enumerate(topology.edges) if i < len(topology.inputs) and topology.inputs[i] == back}
-        for back in (1, 2)
-    )
-    return _contrast(record, before_last, last)
+    of_nodes = [*topology.inputs, *[0] * len(topology.intermediate)]
+    return np.array([of_nodes[topology.edges[edge][0]] for _, edge in counted_edges(record)], dtype=int)
 
 
 def retention(record: Record) -> float:
@@ -122,54 +112,45 @@ def retention(record: Record) -> float:
     return _share(retained(record))
 
 
-def _share(marks: Bool[np.ndarray, " edge"]) -> float:
-    return float(marks.mean()) if marks.size else float("nan")
-
-
-def _contrast(record: Record, some: set[int], others: set[int]) -> float:
-    """Share retained among some edges minus that among others, in all types of cell."""
-    kept, numbers = retained(record), [edge for _, edge in counted_edges(record)]
-    of_some, of_others = (_share(kept[np.isin(numbers, list(edges))]) for edges in (some, others))
-    return of_some - of_others
+def _share(marks: Bool[np.ndarray, "*axes"]) -> float:
+    return float(marks.mean()) if marks.size else np.nan
 
 
 def gap_of_correct(record: Record) -> float:
     """Largest factor between the splits late in the search; of L and H, of correctly classified images."""
-    ratios = [_late_ratio(record, "correct", quantity) for quantity in ("loss", "entropy")]
+    ratios = [np.divide(*_late(record, quantity, "correct")) for quantity in ("loss", "entropy")]
     return float(np.exp(np.abs(np.log(ratios)).max()))
 
 
 def loss_gap_of_wrong(record: Record) -> float:
     """L on the search split / L on the training split, late in the search; of wrongly classified images."""
-    return _late_ratio(record, "wrong", "loss")
+    return float(np.divide(*_late(record, "loss", "wrong")))
 
 
 def entropy_gap_of_wrong(record: Record) -> float:
     """H on the search split / H on the training split, late in the search; of wrongly classified images."""
-    return _late_ratio(record, "wrong", "entropy")
+    return float(np.divide(*_late(record, "entropy", "wrong")))
 
 
 def late_search_cost(record: Record) -> float:
     """Mean cost on the search split late in the search (nats)."""
-    return float(scalars_of(record, "search", late=True).cost.mean())
+    return float(_late(record, "cost")[0])
 
 
 def generalisation_gap(record: Record) -> float:
     """Accuracy on the training split minus that on the search split, late in the search."""
-    training, search = (scalars_of(record, split, late=True).accuracy.mean() for split in ("training", "search"))
+    search, training = _late(record, "accuracy")
     return float(training - search)
 
 
-def _late_ratio(record: Record, group: str, quantity: str) -> float:
-    search, training = (
-        scalars_of(record, split, group, late=True)[quantity].mean() for split in ("search", "training")
-    )
-    return float(search / training)
+def _late(record: Record, quantity: str, group: str = "all") -> Float[np.ndarray, "split"]:
+    """A quantity's means late in the search, on the search split and on the training split."""
+    return np.array([scalars_of(record, split, group, late=True)[quantity].mean() for split in ("search", "training")])
 
 
 def initial_cost(record: Record) -> float:
     """Mean cost at the initial weights (nats); at the last cell's output, NaN if the weights learn."""
-    return float(scalars_of(record, "training").cost.iloc[0]) if record.experiment.theta_lr == 0 else float("nan")
+    return float(scalars_of(record, "training").cost.iloc[0]) if record.experiment.theta_lr == 0 else np.nan
 
 
 def cost_at_high_accuracy(record: Record) -> float:
@@ -180,12 +161,12 @@ def cost_at_high_accuracy(record: Record) -> float:
 def cost_trend(record: Record) -> float:
     """Rank correlation of cost and accuracy over the epochs; Spearman's, NaN for fewer than three epochs."""
     epochs = scalars_of(record, "training")
-    return float(spearmanr(epochs.accuracy, epochs.cost).statistic) if len(epochs) > 2 else float("nan")
+    return float(spearmanr(epochs.accuracy, epochs.cost).statistic) if len(epochs) > 2 else np.nan
 
 
 def positive_share(record: Record) -> float:
     """Share of the edges' operations with a positive mean cost; of all but None, NaN if the weights learn."""
-    return float((_means(record, 0) > 0).mean()) if record.experiment.theta_lr == 0 else float("nan")
+    return _share(_means(record, 0) > 0) if record.experiment.theta_lr == 0 else np.nan
 
 
 def negative_share(record: Record) -> float:
@@ -194,8 +175,7 @@ def negative_share(record: Record) -> float:
     NaN unless α is fixed and the weights learn.
     """
     e = record.experiment
-    trained = e.searcher == "uniform" and e.theta_lr > 0
-    return float((_means(record, -1) < 0).mean()) if trained else float("nan")
+    return _share(_means(record, -1) < 0) if e.searcher == "uniform" and e.theta_lr > 0 else np.nan
 
 
 def intermediate_excess(record: Record) -> float:

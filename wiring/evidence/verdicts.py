@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from wiring.costs.identities import Report, verify_random
+from wiring.costs import Report, verify_random
 from wiring.datasets import sample
 from wiring.evidence.claims import CLAIMS, SINGLE_LEVEL, Claim
-from wiring.search.experiments import Experiment
-from wiring.search.records import REFERENCE, Record, load_reference
+from wiring.search import Experiment, Record, load_reference
+from wiring.search.records import REFERENCE
 from wiring.supernet.topology import MINIMAL, topology_name
 
 #: Below this number of seeds nothing is decided.
@@ -29,18 +29,8 @@ FEWEST_SEEDS = 3
 class Verdict:
     """What runs say of a claim.
 
-    Parameters
-    ----------
-    claim
-        The claim.
-    verdict
-        "holds", "fails" or "undecided".
-    estimate
-        The mean of the claim's statistic over seeds, in its unit.
-    low, high
-        The 95 % interval of that mean; NaN with fewer than two seeds.
-    seeds
-        Number of runs, or of models, of which the statistic says anything.
+    ``estimate`` is the mean of the claim's statistic over the runs, or models, of which it says anything, ``seeds`` of
+    them; ``low`` and ``high`` are that mean's 95 % interval, NaN with fewer than two.
     """
 
     claim: Claim
@@ -68,7 +58,7 @@ class Verdict:
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean over seeds; NaN for fewer than two values."""
     if len(values) < 2:
-        return float("nan"), float("nan")
+        return np.nan, np.nan
     if len(set(values)) == 1:  # every resample has this mean
         return values[0], values[0]
     resampled = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0))
@@ -76,19 +66,10 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def judge(claim: str | Claim, evidence: Sequence[Record] | Sequence[Report]) -> Verdict:
-    """The verdict on a claim from runs that differ in their seed, or from the reports of as many models.
+    """The verdict on a claim, one of ``CLAIMS`` by its id or your own.
 
-    Parameters
-    ----------
-    claim
-        The id of one of ``CLAIMS``, or a claim of your own.
-    evidence
-        Records of one experiment with different seeds; of an identity, reports.
-
-    Raises
-    ------
-    ValueError
-        If there is no such claim, two records have the same seed, or they differ in more than the seed.
+    The evidence are records of one experiment with different seeds, or, of an identity, the reports of several models.
+    Raises ValueError if there is no such claim, two records have the same seed, or they differ in more than the seed.
     """
     if isinstance(claim, str):
         if claim not in CLAIMS:
@@ -100,24 +81,20 @@ def judge(claim: str | Claim, evidence: Sequence[Record] | Sequence[Report]) -> 
         raise ValueError(f"seeds {seeds}: every run must have a seed of its own")
     if len({replace(experiment, seed=0) for experiment in experiments}) > 1:
         raise ValueError("the records are of different experiments; they may differ in the seed alone")
-    numbers = [claim.statistic(run) for run in evidence]
-    values = [number for number in numbers if not np.isnan(number)]
+    values = [number for number in map(claim.statistic, evidence) if not np.isnan(number)]
     low, high = interval(values)
     sign = 1 if claim.side == "above" else -1
     least, most = sorted(sign * (end - claim.threshold) for end in (low, high))
     verdict: Literal["holds", "fails", "undecided"] = "undecided"
     if len(values) >= FEWEST_SEEDS:
         verdict = "holds" if least > 0 else "fails" if most <= 0 else "undecided"
-    return Verdict(claim, verdict, float(np.mean(values)) if values else float("nan"), low, high, len(values))
+    return Verdict(claim, verdict, float(np.mean(values)) if values else np.nan, low, high, len(values))
 
 
 def judge_all() -> Iterator[Verdict]:
     """The verdict on every claim as it is found, from the recorded runs; an identity's from random supernets, now.
 
-    Raises
-    ------
-    ValueError
-        At once if there are no recorded runs, as in an installed package.
+    Raises ValueError at once if there are no recorded runs, as in an installed package.
     """
     if not REFERENCE.is_dir():
         raise ValueError(f"there are no recorded runs in {REFERENCE}: claims are judged in a source checkout")
@@ -139,16 +116,17 @@ def compare(groups: Mapping[str, Sequence[Record]], claims: Sequence[str | Claim
     The numbers of ``live`` runs are marked by ≈: training's digits differ between processors.
     """
     about = "≈ " if live else ""
-    rows = {}
-    for name, records in groups.items():
-        for verdict in (judge(claim, records) for claim in claims):
-            if verdict.seeds:
-                rows[name, verdict.claim.id] = {
-                    "verdict": verdict.verdict,
-                    "estimate": f"{about}{verdict.estimate:.2g}",
-                    "95 % interval": f"{about}{verdict.low:.2g} to {verdict.high:.2g}" if verdict.seeds > 1 else "none",
-                    "seeds": verdict.seeds,
-                }
+    rows = {
+        (name, verdict.claim.id): {
+            "verdict": verdict.verdict,
+            "estimate": f"{about}{verdict.estimate:.2g}",
+            "95 % interval": f"{about}{verdict.low:.2g} to {verdict.high:.2g}" if verdict.seeds > 1 else "none",
+            "seeds": verdict.seeds,
+        }
+        for name, records in groups.items()
+        for verdict in (judge(claim, records) for claim in claims)
+        if verdict.seeds
+    }
     return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["runs", "claim"]))
 
 

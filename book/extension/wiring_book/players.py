@@ -9,11 +9,11 @@ import zlib
 from typing import Any
 
 import numpy as np
-from wiring.evidence.measures import CELL_TYPES, cells_of_types, scalars_of
+from wiring.evidence.measures import cells_of_types, scalars_of
 from wiring.evidence.verdicts import title
-from wiring.figures import ORIGINS, bend, edge_origin, label_place, positions
+from wiring.figures import ORIGINS, bend, edge_origin, label_place, node_names, positions
 from wiring.search.experiments import PRESETS
-from wiring.search.records import REFERENCE, Record, load_reference
+from wiring.search.records import CELL_TYPES, REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES
 from wiring.supernet.topology import MINIMAL, Topology
 
@@ -74,11 +74,9 @@ def drawing(topology: Topology) -> dict[str, Any]:
     """A cell's nodes and edges on the plane, as :func:`wiring.figures.cell` draws them, the inputs further out."""
     first = len(topology.inputs)
     places = [(x - 0.6 * (node < first), y) for node, (x, y) in enumerate(positions(topology))]
-    names = [{1: "last cell", 2: "cell before last"}.get(back, f"{back} cells back") for back in topology.inputs]
-    names += [""] * len(topology.intermediate) + ["output"]
     edges = [(i, j, edge_origin(topology, number)) for number, (i, j) in enumerate(topology.edges)]
     return {
-        "nodes": [{"x": x, "y": y, "name": name} for (x, y), name in zip(places, names, strict=True)],
+        "nodes": [{"x": x, "y": y, "name": name} for (x, y), name in zip(places, node_names(topology), strict=True)],
         "edges": [_edge(places[i], places[j]) | {"ends": [i, j], "kind": kind} for i, j, kind in edges],
         "output": [_edge(places[j], places[-1]) for j in topology.output],
     }
