@@ -11,3 +11,14 @@ from wiring.evidence.measures import (
     turning_epoch,
 )
 from wiring.evidence.verdicts import Verdict, compare, interval, judge, judge_all, references
+
+__all__ = ["CLAIMS", "Claim", "Verdict", "compare", "interval", "judge", "judge_all", "references"]
+__all__ += [
+    "final_accuracy",
+    "generalisation_gap",
+    "initial_cost",
+    "recovered",
+    "retention",
+    "scalars_of",
+    "turning_epoch",
+]
