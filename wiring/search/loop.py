@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
@@ -38,12 +38,13 @@ from wiring.search.searchers import SEARCHERS, dropped
 from wiring.supernet import NAMES, Supernet
 from wiring.supernet.normalise import Images
 
-_LOG = logging.getLogger("wiring")
-#: Of every image, in the order of the scalars' columns; 1 for ``images``.
-QUANTITIES = ["images", "accuracy", "loss", "entropy", "cost"]
 Logits = Float[Tensor, "batch class"]
 Losses = Float[Tensor, " batch"]
 
+#: What is summed over the images of a group, and the columns of the scalars; ``images`` sums ones.
+QUANTITIES = ["images", "accuracy", "loss", "entropy", "cost"]
+
+_LOG = logging.getLogger("wiring")
 #: Where the weights are drawn: torch's global generator, which the threads of a process share.
 _WEIGHTS = threading.Lock()
 
@@ -90,22 +91,16 @@ class Search:
         start = e.alpha_mean, e.alpha_std, generator(e.seed, "alpha")
         self.searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start).to(self.device)
         # Collecting them from the modules anew would cost a tenth of a step on small images.
-        self.theta = theta = list(self.supernet.parameters())
+        self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
         alpha = self.searcher.alpha
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
-            "theta": torch.optim.SGD(theta, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay)
-        }
-        if alpha.requires_grad:
-            self.optimisers["alpha"] = torch.optim.Adam(
-                [alpha], lr=e.alpha_lr, betas=e.alpha_betas, weight_decay=e.alpha_weight_decay
-            )
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.optimisers["theta"], T_max=e.epochs, eta_min=e.theta_lr_min
-        )
+        sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
+        adam = optim.Adam([alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
+        self.optimisers = {"theta": sgd, "alpha": adam} if alpha.requires_grad else {"theta": sgd}
+        self.schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=e.epochs, eta_min=e.theta_lr_min)
         self.epoch = 0
         self.seconds = 0.0
         self.history: dict[str, list[Tensor]] = {}
-        self._remember_alpha()
+        self._remember()
         self._begin_epoch()
 
     def steps(self) -> int:
@@ -119,9 +114,8 @@ class Search:
         self.searcher.anneal(e.temperature * (e.final_temperature / e.temperature) ** progress)
         # The steps that are done already draw their order, crops and flips again.
         self.generators["batches"].set_state(self.shuffle)
-        remaining = islice(zip(*self.loaders.values(), strict=False), self.step, None)
         with GateProbe(self.supernet) as probe:
-            for batches in remaining:
+            for batches in islice(zip(*self.loaders.values(), strict=False), self.step, None):
                 for (_, learners), measured, (images, labels) in zip(self.phases, self.measured, batches, strict=True):
                     logits, losses = self._learn(images, labels, learners, probe)
                     measured.update(self.step, logits, labels, losses, probe)
@@ -130,9 +124,8 @@ class Search:
         self.check_finite()
         self.schedule.step()
         self.epoch += 1
-        self._remember_alpha()
         results = [measured.result() for measured in self.measured]
-        self._remember({name: torch.stack([result[name] for result in results]) for name in results[0]})
+        self._remember(**{name: torch.stack([result[name] for result in results]) for name in results[0]})
         self._begin_epoch()
 
     def check_finite(self) -> None:
@@ -196,8 +189,11 @@ class Search:
             "history": self.history,
             # The order, crops and flips of an epoch follow from where it began.
             "generators": generators | {"batches": self.shuffle},
+            "supernet": self.supernet.state_dict(),
+            "distribution": self.searcher.state_dict(),  # as it has always been called there
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
-            **{name: part.state_dict() for name, part in self._parts().items()},
+            "schedule": self.schedule.state_dict(),
+            "measured": self.measured.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -210,26 +206,18 @@ class Search:
         self._begin_epoch()
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.history = state["history"]
+        self.supernet.load_state_dict(state["supernet"])
+        self.searcher.load_state_dict(state["distribution"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        self.schedule.load_state_dict(state["schedule"])
+        self.measured.load_state_dict(state["measured"])
 
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "supernet": self.supernet,
-            "distribution": self.searcher,  # as it has always been called there
-            "schedule": self.schedule,
-            "measured": self.measured,
-        }
-
-    def _remember(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.history.setdefault(name, []).append(value)
-
-    def _remember_alpha(self) -> None:
+    def _remember(self, **epoch: Tensor) -> None:
+        """Add α, its probabilities and what the epoch has shown to the history."""
         alpha, probability = self.searcher.alpha.detach(), self.searcher.probability().detach()
-        self._remember({"alpha": alpha.cpu().clone(), "probability": probability.cpu()})
+        for name, value in {"alpha": alpha.cpu().clone(), "probability": probability.cpu(), **epoch}.items():
+            self.history.setdefault(name, []).append(value)
 
     def _provenance(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -323,7 +311,7 @@ def _finish(search: Search, folder: Path | None) -> None:
             if search.step == 0:
                 bar.set_postfix_str(summary := _summary(search))
                 left = tqdm.format_interval(search.seconds / search.epoch * (epochs - search.epoch))
-                name = "search" if folder is None else folder.name
+                name = folder.name if folder else "search"
                 _LOG.info("%s: epoch %d/%d, %s, %s left", name, search.epoch, epochs, summary, left)
     if arrived:
         raise signals.Stopped(arrived[0])

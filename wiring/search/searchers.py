@@ -61,8 +61,7 @@ class Searcher(nn.Module):
         """Add to ``alpha.grad`` what back-propagation through the gates does not bring."""
 
     def _relaxed(self, weights: Alpha) -> Gates:
-        active = self.allowed.expand(len(self.cell_types), -1, -1)
-        return Gates(weights[self.cell_types], active)
+        return Gates(weights[self.cell_types], self.allowed.expand(len(self.cell_types), -1, -1))
 
 
 class DARTS(Searcher):
@@ -102,9 +101,8 @@ class DSNAS(Searcher):
     def draw(self, generator: torch.Generator) -> Gates:
         """One operation on each edge, with its probability; cells of one type carry the same."""
         probability = self.probability().detach().cpu()
-        chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
-        one_hot = torch.zeros_like(probability.flatten(0, 1)).scatter_(1, chosen, 1.0).view_as(probability)
-        active = one_hot[self.cell_types]
+        chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator).view(*probability.shape[:2], 1)
+        active = torch.zeros_like(probability).scatter_(-1, chosen, 1.0)[self.cell_types]
         return Gates(active.to(self.alpha.device), active.bool())
 
     @torch.no_grad()
