@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -29,9 +29,9 @@ LEVELS = {
 }
 
 
-def _known(what: str, name: str, names: Iterable[str]) -> str:
-    if name not in names:
-        raise ValueError(f"no such {what}; allowed: {', '.join(names)}")
+def _known(what: str, name: str, table: Mapping[str, object]) -> str:
+    if name not in table:
+        raise ValueError(f"no such {what}; allowed: {', '.join(table)}")
     return name
 
 
