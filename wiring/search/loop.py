@@ -44,6 +44,7 @@ Losses = Float[Tensor, " batch"]
 #: What is summed over the images of a group, and the columns of the scalars; ``images`` sums ones.
 QUANTITIES = ["images", "accuracy", "loss", "entropy", "cost"]
 
+#: Says a line an epoch; who wants it elsewhere than where :func:`log_epochs` sends it handles this logger.
 _LOG = logging.getLogger("wiring")
 #: Where the weights are drawn: torch's global generator, which the threads of a process share.
 _WEIGHTS = threading.Lock()
