@@ -6,25 +6,8 @@ from wiring.search.records import Record, RecordError, load, load_reference
 from wiring.search.searchers import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Searcher, dropped
 from wiring.search.sweeps import run_seeds, sweep
 
-__all__ = [
-    "DARTS",
-    "DSNAS",
-    "PRESETS",
-    "SEARCHERS",
-    "SNAS",
-    "Experiment",
-    "LogSumDSNAS",
-    "Record",
-    "RecordError",
-    "Search",
-    "Searcher",
-    "changed",
-    "dropped",
-    "generator",
-    "load",
-    "load_reference",
-    "preset",
-    "run",
-    "run_seeds",
-    "sweep",
-]
+__all__ = ["PRESETS", "Experiment", "changed", "preset"]
+__all__ += ["Search", "generator", "run"]
+__all__ += ["Record", "RecordError", "load", "load_reference"]
+__all__ += ["DARTS", "DSNAS", "SEARCHERS", "SNAS", "LogSumDSNAS", "Searcher", "dropped"]
+__all__ += ["run_seeds", "sweep"]

@@ -13,14 +13,14 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 from pydantic.dataclasses import dataclass
 
 from wiring.search.searchers import SEARCHERS
-from wiring.supernet.topology import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Topology, topology_name
+from wiring.supernet import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Topology
+from wiring.supernet.topology import topology_name
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
 LEVELS = {
@@ -29,28 +29,21 @@ LEVELS = {
 }
 
 
-def _named(topology: Any) -> Any:
-    if isinstance(topology, str):
-        if topology not in TOPOLOGIES:
-            raise ValueError(f"no such topology; allowed: {', '.join(TOPOLOGIES)}")
-        return TOPOLOGIES[topology]
-    return topology
-
-
-def _known_searcher(name: str) -> str:
-    if name not in SEARCHERS:
-        raise ValueError(f"no such searcher; allowed: {', '.join(SEARCHERS)}")
+def _known(what: str, name: str, table: Mapping[str, object]) -> str:
+    if name not in table:
+        raise ValueError(f"no such {what}; allowed: {', '.join(table)}")
     return name
+
+
+def _named(topology: Any) -> Any:
+    return TOPOLOGIES[_known("topology", topology, TOPOLOGIES)] if isinstance(topology, str) else topology
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
 class Experiment:
     """One search, to the last setting. The defaults are the authors' settings for DSNAS (their published code).
 
-    Raises
-    ------
-    pydantic.ValidationError
-        If a value has the wrong type or is out of bounds; it names the field, the value and what is allowed.
+    A pydantic.ValidationError names the field whose value is of the wrong type or out of bounds, and what is allowed.
     """
 
     topology: Annotated[Topology, BeforeValidator(_named)] = MINIMAL
@@ -75,7 +68,7 @@ class Experiment:
     flip: bool = True
     """mirror images at random"""
 
-    searcher: Annotated[str, AfterValidator(_known_searcher)] = "dsnas"
+    searcher: Annotated[str, AfterValidator(lambda name: _known("searcher", name, SEARCHERS))] = "dsnas"
     """how gates are drawn from α and what α learns from; the authors' code runs dsnas-log-sum, their paper dsnas"""
     level: Literal["single", "bi"] = "single"
     """bi: θ learns from one half of the images, α from the other"""
@@ -121,9 +114,7 @@ class Experiment:
 
 _ADAPTER = TypeAdapter(Experiment)
 #: Field -> what it means.
-DESCRIPTIONS: dict[str, str] = {
-    name: field.get("description", "") for name, field in _ADAPTER.json_schema()["properties"].items()
-}
+DESCRIPTIONS = {name: field["description"] for name, field in _ADAPTER.json_schema()["properties"].items()}
 
 
 def to_json(experiment: Experiment) -> str:
@@ -142,19 +133,9 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def preset(name: str | Experiment, **changes: Any) -> Experiment:
-    """A preset, or an experiment of one's own, with some fields changed.
+    """A preset, or an experiment of one's own, with some fields changed; ``None`` leaves a field as it is.
 
-    Parameters
-    ----------
-    name
-        A key of ``PRESETS``, or the experiment itself.
-    changes
-        Fields by name; ``None`` leaves the value as it is.
-
-    Raises
-    ------
-    ValueError
-        If there is no such preset or field, or a value does not fit (pydantic.ValidationError).
+    Raises ValueError if there is no such preset or field, or a value does not fit (pydantic.ValidationError).
     """
     if isinstance(name, str) and name not in PRESETS:
         raise ValueError(f"preset {name!r}: no such preset; allowed: {', '.join(PRESETS)}")
@@ -236,13 +217,13 @@ _add("equal-reference", "uniform-reference", topology=EQUAL)
 
 #: Name -> what the preset is for.
 PURPOSES: dict[str, str] = {
-    "p1-quick": "P1, growing tendency: DSNAS on the digits, in seconds on one core",
-    "p1-reference": "P1: DSNAS on 10 000 small images of CIFAR-10, recorded; 8 minutes on one core",
     "p1-paper": "P1: the authors' settings for DSNAS, on a GPU",
+    "p1-reference": "P1: DSNAS on 10 000 small images of CIFAR-10, recorded; 8 minutes on one core",
+    "p1-quick": "P1, growing tendency: DSNAS on the digits, in seconds on one core",
     "p2-quick": "P2, width preference: three cells on the digits with wrong labels",
-    "p3-quick": "P3, catastrophic failure: bi-level DARTS on 200 digits with wrong labels",
-    "p3-reference": "P3: bi-level DARTS on 5 000 small images of CIFAR-10, recorded",
     "p3-paper": "P3: bi-level DARTS with the authors' settings, on a GPU",
+    "p3-reference": "P3: bi-level DARTS on 5 000 small images of CIFAR-10, recorded",
+    "p3-quick": "P3, catastrophic failure: bi-level DARTS on 200 digits with wrong labels",
     "p3-single-reference": "P3's control: the same single-level, recorded",
     "fixed-alpha-reference": "B1 to B3 in the paper's setting: α uniform and never stepped, recorded",
     "p3-5000-images-reference": "P3 in one cell, 5 000 images, recorded",
@@ -253,9 +234,9 @@ PURPOSES: dict[str, str] = {
     "p1-darts-cell-reference": "P1 in the cell of DARTS (4 intermediate nodes, 14 edges), recorded",
     "p1-one-cell-reference": "P1 in one cell, recorded",
     "p1-snas-reference": "P1 with SNAS, in one cell, recorded",
-    "theorem2-quick": "Theorem 2: weights alone learn on the digits, under random architectures",
-    "initial-reference": "costs before training: random architectures, weights that do not learn, recorded",
     "uniform-reference": "costs after training: weights alone learn, under random architectures, recorded",
+    "initial-reference": "costs before training: random architectures, weights that do not learn, recorded",
+    "theorem2-quick": "Theorem 2: weights alone learn on the digits, under random architectures",
     "simplified-reference": "uniform-reference in the simplified cell, recorded",
     "control-reference": "uniform-reference in the control: nodes 1 and 2 joined for good, recorded",
     "equal-reference": "simplified-reference where node 1 always has an input, recorded",

@@ -13,18 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
@@ -36,11 +35,16 @@ from wiring.search.experiments import LEVELS, Experiment, preset, to_json
 from wiring.search.preflight import preflight
 from wiring.search.records import GROUPS, Record, RecordError
 from wiring.search.searchers import SEARCHERS, dropped
-from wiring.supernet.network import Supernet
+from wiring.supernet import NAMES, Supernet
 from wiring.supernet.normalise import Images
-from wiring.supernet.operations import NAMES
 
-#: Says one line an epoch (:func:`log_epochs`).
+Logits = Float[Tensor, "batch class"]
+Losses = Float[Tensor, " batch"]
+
+#: What is summed over the images of a group, and the columns of the scalars; ``images`` sums ones.
+QUANTITIES = ["images", "accuracy", "loss", "entropy", "cost"]
+
+#: Says a line an epoch; who wants it elsewhere than where :func:`log_epochs` sends it handles this logger.
 _LOG = logging.getLogger("wiring")
 #: Where the weights are drawn: torch's global generator, which the threads of a process share.
 _WEIGHTS = threading.Lock()
@@ -61,15 +65,7 @@ def generator(seed: int, purpose: str) -> torch.Generator:
 
 
 class Search:
-    """A search between two steps: everything that :meth:`state_dict` must hold to go on exactly.
-
-    Parameters
-    ----------
-    experiment
-        What to run.
-    dataset
-        Its images (:func:`wiring.datasets.load_dataset`).
-    """
+    """An experiment on its images, between two steps: everything that :meth:`state_dict` must hold to go on exactly."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset) -> None:
         self.experiment = e = experiment
@@ -96,22 +92,16 @@ class Search:
         start = e.alpha_mean, e.alpha_std, generator(e.seed, "alpha")
         self.searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start).to(self.device)
         # Collecting them from the modules anew would cost a tenth of a step on small images.
-        self.theta = theta = list(self.supernet.parameters())
+        self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
         alpha = self.searcher.alpha
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
-            "theta": torch.optim.SGD(theta, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay)
-        }
-        if alpha.requires_grad:
-            self.optimisers["alpha"] = torch.optim.Adam(
-                [alpha], lr=e.alpha_lr, betas=e.alpha_betas, weight_decay=e.alpha_weight_decay
-            )
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.optimisers["theta"], T_max=e.epochs, eta_min=e.theta_lr_min
-        )
+        sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
+        adam = optim.Adam([alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
+        self.optimisers = {"theta": sgd, "alpha": adam} if alpha.requires_grad else {"theta": sgd}
+        self.schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=e.epochs, eta_min=e.theta_lr_min)
         self.epoch = 0
         self.seconds = 0.0
-        self.history: dict[str, list[Tensor]] = {"alpha": [], "probability": []}
-        self._remember_alpha()
+        self.history: dict[str, list[Tensor]] = {}
+        self._remember()
         self._begin_epoch()
 
     def steps(self) -> int:
@@ -119,35 +109,24 @@ class Search:
         return min(len(loader) for loader in self.loaders.values())
 
     def run_epoch(self) -> Iterator[None]:
-        """The epoch, or what is left of it, step by step.
-
-        Raises
-        ------
-        Diverged
-            When the epoch is over: if a loss or cost in it was not finite.
-        """
+        """The epoch, or what is left of it, step by step; raises Diverged at its end (:meth:`check_finite`)."""
         e = self.experiment
         progress = self.epoch / max(1, e.epochs - 1)
         self.searcher.anneal(e.temperature * (e.final_temperature / e.temperature) ** progress)
         # The steps that are done already draw their order, crops and flips again.
         self.generators["batches"].set_state(self.shuffle)
-        remaining = islice(zip(*self.loaders.values(), strict=False), self.step, None)
         with GateProbe(self.supernet) as probe:
-            for batches in remaining:
+            for batches in islice(zip(*self.loaders.values(), strict=False), self.step, None):
                 for (_, learners), measured, (images, labels) in zip(self.phases, self.measured, batches, strict=True):
-                    sums = self._learn(images, labels, learners, probe)
-                    measured.update(self.step, sums, probe.costs, probe.cell_costs)
+                    logits, losses = self._learn(images, labels, learners, probe)
+                    measured.update(self.step, logits, labels, losses, probe)
                 self.step += 1
                 yield
         self.check_finite()
         self.schedule.step()
         self.epoch += 1
-        self._remember_alpha()
-        for name in ("cost", "cell_cost"):
-            results = [getattr(measured, name).result() for measured in self.measured]
-            for key in results[0]:
-                self._remember(f"{name}_{key}", torch.stack([result[key] for result in results]))
-        self._remember("sums", torch.stack([measured.sums for measured in self.measured]).cpu())
+        results = [measured.result() for measured in self.measured]
+        self._remember(**{name: torch.stack([result[name] for result in results]) for name in results[0]})
         self._begin_epoch()
 
     def check_finite(self) -> None:
@@ -168,15 +147,15 @@ class Search:
 
     def _learn(
         self, images: Images, labels: Labels, learners: tuple[str, ...], probe: GateProbe
-    ) -> Float[Tensor, "group quantity"]:
-        """One forward and backward pass and the learners' updates; returns the batch's sums (see ``_sums``)."""
+    ) -> tuple[Logits, Losses]:
+        """One forward and backward pass, and the learners' updates."""
         # Where θ does not learn, its gradient is not computed either; the costs are.
         for parameter in self.theta:
             parameter.requires_grad_("theta" in learners)
             parameter.grad = None
         self.searcher.alpha.grad = None
         gates = self.searcher.draw(self.generators["architectures"])
-        with torch.autocast(self.device.type, torch.bfloat16) if self.experiment.bf16 else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.experiment.bf16):
             logits = self.supernet(images, gates).float()
         losses = F.cross_entropy(logits, labels, reduction="none")
         losses.mean().backward()
@@ -186,33 +165,36 @@ class Search:
         for name in learners:
             if name in self.optimisers:
                 self.optimisers[name].step()
-        return _sums(logits.detach(), labels, losses.detach(), probe.cell_per_image[:, -1])
+        return logits.detach(), losses.detach()
 
     def record(self) -> Record:
         """What the epochs so far have shown."""
-        arrays = {name: torch.stack(steps).numpy() for name, steps in self.history.items() if name != "sums"}
-        frame = _scalars(torch.stack(self.history["sums"]).numpy(), [split for split, _ in self.phases])
-        return Record(self.experiment, frame, arrays, self._provenance())
+        arrays = {name: torch.stack(epochs).numpy() for name, epochs in self.history.items()}
+        sums = arrays.pop("sums")
+        axes = {"epoch": range(1, len(sums) + 1), "split": [split for split, _ in self.phases], "group": GROUPS}
+        rows = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
+        table = pd.DataFrame(sums.reshape(len(rows), -1), rows, QUANTITIES)
+        means = table.iloc[:, 1:].div(table["images"], axis=0)  # of no images NaN
+        scalars = means.assign(images=table["images"].astype(int))[QUANTITIES].reset_index()
+        return Record(self.experiment, scalars, arrays, self._provenance())
 
     def state_dict(self) -> dict[str, Any]:
         """The search's whole state, of tensors and plain values only."""
+        generators = {name: random.get_state() for name, random in self.generators.items()}
         return {
             "experiment": to_json(self.experiment),
             "operations": list(NAMES),
             "epoch": self.epoch,
             "step": self.step,
-            "measured": self.measured.state_dict(),
             "seconds": self.seconds,
+            "history": self.history,
+            # The order, crops and flips of an epoch follow from where it began.
+            "generators": generators | {"batches": self.shuffle},
             "supernet": self.supernet.state_dict(),
             "distribution": self.searcher.state_dict(),  # as it has always been called there
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "schedule": self.schedule.state_dict(),
-            # The order, crops and flips of an epoch follow from where it began.
-            "generators": {
-                "batches": self.shuffle,
-                "architectures": self.generators["architectures"].get_state(),
-            },
-            "history": self.history,
+            "measured": self.measured.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -220,24 +202,23 @@ class Search:
         if state["experiment"] != to_json(self.experiment):
             raise ValueError("the checkpoint belongs to another experiment")
         records.check_operations(state)
-        self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
+        for name, random in self.generators.items():
+            random.set_state(state["generators"][name])
+        self._begin_epoch()
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.history = state["history"]
         self.supernet.load_state_dict(state["supernet"])
         self.searcher.load_state_dict(state["distribution"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.schedule.load_state_dict(state["schedule"])
-        for name, random in self.generators.items():
-            random.set_state(state["generators"][name])
-        self._begin_epoch()
-        self.step = state["step"]
         self.measured.load_state_dict(state["measured"])
 
-    def _remember(self, name: str, value: Tensor) -> None:
-        self.history.setdefault(name, []).append(value)
-
-    def _remember_alpha(self) -> None:
-        self._remember("alpha", self.searcher.alpha.detach().cpu().clone())
-        self._remember("probability", self.searcher.probability().detach().cpu())
+    def _remember(self, **epoch: Tensor) -> None:
+        """Add α, its probabilities and what the epoch has shown to the history."""
+        alpha, probability = self.searcher.alpha.detach(), self.searcher.probability().detach()
+        for name, value in {"alpha": alpha.cpu().clone(), "probability": probability.cpu(), **epoch}.items():
+            self.history.setdefault(name, []).append(value)
 
     def _provenance(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -249,47 +230,35 @@ class Search:
             "threads": self.experiment.threads,
             "seconds": round(self.seconds, 1),
             "finished": time.strftime("%Y-%m-%d"),
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("wiring", "torch", "torchvision", "numpy")},
-            },
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in ("wiring", "torch", "torchvision", "numpy")},
         }
 
 
 def run(
-    experiment: Experiment | str,
-    folder: Path | str | None = None,
-    *,
-    dataset: Dataset | None = None,
-    **changes: Any,
+    experiment: Experiment | str, folder: Path | str | None = None, *, dataset: Dataset | None = None, **changes: Any
 ) -> Record:
     """Run a search to its end, showing progress on a terminal.
 
     Parameters
     ----------
-    experiment
-        What to run, or the name of a preset.
+    experiment, changes
+        What to run, or the name of a preset, and fields to change (:func:`wiring.preset`).
     folder
         Where to keep it. An unfinished run of the same experiment there is resumed where it was saved, after an epoch
         or after the step in which a signal stopped it, a finished one is read. ``None`` keeps nothing.
     dataset
         Images in memory, to be used in place of the experiment's ``data``, which becomes their name.
-    changes
-        Fields of the experiment to change (:func:`wiring.preset`).
 
     Raises
     ------
     ValueError
         Before anything is written: what :func:`wiring.search.preflight.preflight` refuses, or the folder holds
         something else or a damaged run, or another process runs there (:class:`wiring.RecordError`).
-    Diverged
-        If the loss or a cost stops being a number; the last checkpoint stays.
-    DeviceFailed
-        If memory runs out or the device is lost; the last checkpoint stays.
-    OSError
-        If a file cannot be written, as on a full disk; the last checkpoint stays.
-    wiring.search.signals.Stopped
-        If Ctrl-C or SIGTERM stopped it, in a process' main thread; its step is done and saved.
+    Diverged, DeviceFailed, OSError, wiring.search.signals.Stopped
+        If the loss or a cost stops being a number; if memory runs out or the device is lost; if a file cannot be
+        written, as on a full disk; if Ctrl-C or SIGTERM stopped it, in a process' main thread, after the step in hand,
+        which is saved. The last checkpoint stays.
     """
     e = preset(experiment, **changes)
     if dataset is not None:
@@ -300,7 +269,7 @@ def run(
         if records.is_done(path):
             return records.load(path)
     preflight(e, dataset=dataset)
-    with _threads(e.threads), _explained(e):
+    with _computing(e):
         search = Search(e, load_dataset(e.data if dataset is None else dataset, e.image_size, e.images, e.seed))
         if path is None:
             _finish(search, None)
@@ -329,13 +298,6 @@ def _finish(search: Search, folder: Path | None) -> None:
     """Run the epochs that are left, with a checkpoint in the folder after each and where a signal arrives."""
     epochs, steps, started = search.experiment.epochs, search.steps(), time.perf_counter() - search.seconds
     done = search.epoch * steps + search.step
-
-    def save() -> None:
-        search.seconds = time.perf_counter() - started
-        if folder is not None:
-            records.save_checkpoint(folder, search.state_dict())
-
-    name = "search" if folder is None else folder.name
     with signals.kept() as arrived, tqdm(total=epochs * steps, initial=done, disable=None, unit="step") as bar:
         while search.epoch < epochs and not arrived:
             bar.set_description(f"epoch {search.epoch + 1}/{epochs}")
@@ -344,31 +306,37 @@ def _finish(search: Search, folder: Path | None) -> None:
                 if arrived and search.step < steps:  # after its last step an epoch is closed first
                     search.check_finite()
                     break
-            save()
+            search.seconds = time.perf_counter() - started
+            if folder is not None:
+                records.save_checkpoint(folder, search.state_dict())
             if search.step == 0:
                 bar.set_postfix_str(summary := _summary(search))
                 left = tqdm.format_interval(search.seconds / search.epoch * (epochs - search.epoch))
+                name = folder.name if folder else "search"
                 _LOG.info("%s: epoch %d/%d, %s, %s left", name, search.epoch, epochs, summary, left)
     if arrived:
         raise signals.Stopped(arrived[0])
 
 
 @contextmanager
-def _explained(e: Experiment) -> Iterator[None]:
-    """Say what to do where the device fails inside the block."""
+def _computing(e: Experiment) -> Iterator[None]:
+    """Use the experiment's number of CPU threads inside the block, and say what to do where its device fails."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(e.threads)
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         # torch has a class of its own for CUDA's memory only, and for a lost device only in later versions.
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
-            raise DeviceFailed(
-                f"out of memory on {e.device}; lower batch ({e.batch}), channels ({e.channels}) or cells ({e.cells})"
-            ) from error
-        if "CUDA" in str(error):
-            raise DeviceFailed(
-                f"the device failed ({str(error).splitlines()[0]}); the same command resumes from the last checkpoint"
-            ) from error
+        said = str(error)
+        if isinstance(error, MemoryError) or "out of memory" in said or "not enough memory" in said:
+            lower = f"lower batch ({e.batch}), channels ({e.channels}) or cells ({e.cells})"
+            raise DeviceFailed(f"out of memory on {e.device}; {lower}") from error
+        if "CUDA" in said:
+            resumes = "the same command resumes from the last checkpoint"
+            raise DeviceFailed(f"the device failed ({said.splitlines()[0]}); {resumes}") from error
         raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Stderr(logging.Handler):
@@ -379,20 +347,16 @@ class _Stderr(logging.Handler):
 
 
 def log_epochs() -> None:
-    """Let every search of this process say one line an epoch on the standard error, unless that is a terminal.
-
-    There a bar shows it. The lines are logged by the logger ``wiring``; who wants them elsewhere handles it.
-    """
+    """Let this process' searches write what they log, a line an epoch, to stderr; on a terminal a bar shows it."""
     if not _LOG.handlers and not sys.stderr.isatty():
         _LOG.addHandler(_Stderr())
         _LOG.setLevel(logging.INFO)
 
 
 def keep_memory() -> bool:
-    """Let the C library keep what a step frees for the next step, until the process ends; False where it cannot.
+    """Let glibc keep what a step frees for the next, until the process ends; False where there is no such setting.
 
-    Given back to the system, every page would have to be faulted in again: on a CPU a tenth of a step. Only glibc has
-    the setting. It is for programs of ours; :func:`run` leaves its caller's memory alone.
+    Faulting every page in again takes, on a CPU, a tenth of a step. :func:`run` leaves its caller's memory alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     trim_threshold, mmap_threshold = -1, -3
@@ -400,72 +364,34 @@ def keep_memory() -> bool:
     return mallopt is not None and bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_threshold, 2**25))
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Use that many CPU threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class _Measured(nn.Module):
-    """What an epoch's steps have shown of one split so far.
-
-    ``sums`` has shape (groups, 5), see ``_sums``; ``totals`` has for every step a number that is finite as long as all
-    losses and costs were.
-    """
-
-    sums: Tensor
-    totals: Tensor
+    """What an epoch's steps have shown of one split so far."""
 
     def __init__(self, shape: tuple[int, int, int], steps: int) -> None:
         super().__init__()
         self.cost, self.cell_cost = Statistics(shape), Statistics(shape[:1])
-        self.register_buffer("sums", torch.zeros(len(GROUPS), 5, dtype=torch.float64))
-        self.register_buffer("totals", torch.zeros(steps, dtype=torch.float64))
+        self.sums: Tensor = nn.Buffer(torch.zeros(len(GROUPS), len(QUANTITIES), dtype=torch.float64))
+        #: Of every step a number that is finite as long as all losses and costs were.
+        self.totals: Tensor = nn.Buffer(torch.zeros(steps, dtype=torch.float64))
 
-    def update(
-        self,
-        step: int,
-        sums: Float[Tensor, "group quantity"],
-        costs: Float[Tensor, "cell edge operation"],
-        cell_costs: Float[Tensor, " cell"],
-    ) -> None:
+    def update(self, step: int, logits: Logits, labels: Labels, losses: Losses, probe: GateProbe) -> None:
         """Add one step's; nothing waits for the device."""
-        self.sums += sums
-        self.cost.update(costs)
-        self.cell_cost.update(cell_costs)
+        log_p = logits.log_softmax(1)
+        entropies = -(log_p.exp() * log_p).sum(1)
+        correct = (logits.argmax(1) == labels).double()
+        # The loss is the batch mean, so an image's share of the cost is 1/batch of its own.
+        costs = probe.cell_per_image[:, -1].double() * len(labels)
+        groups = torch.stack([torch.ones_like(correct), correct, 1 - correct])
+        self.sums += groups @ torch.stack([groups[0], correct, losses, entropies, costs], dim=1)
+        self.cost.update(probe.costs)
+        self.cell_cost.update(probe.cell_costs)
         self.totals[step] = self.sums.sum() + self.cost.total.sum()
 
-
-def _sums(
-    logits: Float[Tensor, "batch class"],
-    labels: Labels,
-    losses: Float[Tensor, " batch"],
-    cost_shares: Float[Tensor, " batch"],
-) -> Float[Tensor, "group quantity"]:
-    """For all, correct and wrong images: the sums of 1, correctness, loss, entropy and cost at the last cell."""
-    log_p = logits.log_softmax(1)
-    entropies = -(log_p.exp() * log_p).sum(1)
-    correct = (logits.argmax(1) == labels).double()
-    groups = torch.stack([torch.ones_like(correct), correct, 1 - correct])
-    # The loss is the batch mean, so an image's share of the cost is 1/batch of its own.
-    quantities = torch.stack(
-        [groups[0], correct, losses.double(), entropies.double(), cost_shares.double() * len(labels)], dim=1
-    )
-    return groups @ quantities
-
-
-def _scalars(sums: np.ndarray, splits: list[str]) -> pd.DataFrame:
-    """Tidy means from sums of shape (epochs, splits, groups, 5)."""
-    axes = {"epoch": range(1, len(sums) + 1), "split": splits, "group": GROUPS}
-    rows = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
-    table = pd.DataFrame(sums.reshape(len(rows), -1), rows, ["images", "accuracy", "loss", "entropy", "cost"])
-    means = table.iloc[:, 1:].div(table["images"], axis=0)  # of no images NaN
-    return means.assign(images=table["images"].astype(int))[table.columns].reset_index()
+    def result(self) -> dict[str, Tensor]:
+        """What is remembered of the epoch, on the CPU."""
+        cost = {f"cost_{name}": value for name, value in self.cost.result().items()}
+        cell_cost = {f"cell_cost_{name}": value for name, value in self.cell_cost.result().items()}
+        return {**cost, **cell_cost, "sums": self.sums.cpu()}
 
 
 def _summary(search: Search) -> str:

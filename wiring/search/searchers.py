@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wiring.supernet.gates import Gates
+from wiring.supernet import Gates, Topology
 from wiring.supernet.operations import NONE
-from wiring.supernet.topology import Topology
 
 Alpha = Float[Tensor, "cell_type edge operation"]
 OfEdges = Float[Tensor, "edge operation"]
@@ -25,19 +24,9 @@ OfEdges = Float[Tensor, "edge operation"]
 class Searcher(nn.Module):
     """Architecture parameters α and the gates drawn from them; cells of one type share a draw.
 
-    Parameters
-    ----------
-    topology
-        Gives the edges and the operations allowed on them; the others have probability 0.
-    cell_types
-        For each cell the row of α it uses (``Supernet.cell_types``).
-    mean, std
-        α starts at ``mean + std * N(0, 1)``.
-    generator
-        Draws the start, on the CPU.
+    Each cell uses the row of α that ``cell_types`` gives it (``Supernet.cell_types``). α starts at
+    ``mean + std * N(0, 1)``, drawn on the CPU; an operation that the topology forbids has probability 0.
     """
-
-    forbidden: Bool[Tensor, "edge operation"]
 
     def __init__(
         self,
@@ -48,12 +37,10 @@ class Searcher(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        allowed = topology.allowed()
-        noise = torch.randn(max(cell_types) + 1, *allowed.shape, generator=generator)
+        self.cell_types, self.allowed = cell_types, topology.allowed()
+        self.forbidden: Tensor = nn.Buffer(~self.allowed, persistent=False)
+        noise = torch.randn(max(cell_types) + 1, *self.allowed.shape, generator=generator)
         self.alpha = nn.Parameter(mean + std * noise)
-        self.cell_types = cell_types
-        self.allowed = allowed
-        self.register_buffer("forbidden", ~allowed, persistent=False)
 
     def log_probability(self) -> Alpha:
         """``log softmax(α)`` over the allowed operations, ``-inf`` for the others."""
@@ -74,8 +61,7 @@ class Searcher(nn.Module):
         """Add to ``alpha.grad`` what back-propagation through the gates does not bring."""
 
     def _relaxed(self, weights: Alpha) -> Gates:
-        active = self.allowed.expand(len(self.cell_types), -1, -1)
-        return Gates(weights[self.cell_types], active)
+        return Gates(weights[self.cell_types], self.allowed.expand(len(self.cell_types), -1, -1))
 
 
 class DARTS(Searcher):
@@ -107,7 +93,7 @@ class SNAS(Searcher):
 class DSNAS(Searcher):
     """One-hot ``Z ~ softmax(α)``; α learns from the score function times the cost (Hu et al., 2020).
 
-    An edge's cost is summed over the cells that share its draw and clamped to ``[-clamp, clamp]``.
+    An edge's cost is summed over the cells that share its draw, then clamped to ``[-clamp, clamp]``.
     """
 
     clamp = 5.0
@@ -115,9 +101,8 @@ class DSNAS(Searcher):
     def draw(self, generator: torch.Generator) -> Gates:
         """One operation on each edge, with its probability; cells of one type carry the same."""
         probability = self.probability().detach().cpu()
-        chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
-        one_hot = torch.zeros_like(probability.flatten(0, 1)).scatter_(1, chosen, 1.0).view_as(probability)
-        active = one_hot[self.cell_types]
+        chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator).view(*probability.shape[:2], 1)
+        active = torch.zeros_like(probability).scatter_(-1, chosen, 1.0)[self.cell_types]
         return Gates(active.to(self.alpha.device), active.bool())
 
     @torch.no_grad()

@@ -11,11 +11,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,14 +25,33 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
+def kept(most: int = 1) -> Iterator[list[int]]:
+    """The numbers of the signals that arrived inside the block, which goes on; one more raises Stopped at once.
+
+    Only a process' main thread can handle signals; in another thread nothing arrives.
+    """
+    arrived: list[int] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        if len(arrived) > most:
+            raise Stopped(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, keep) for number in numbers}
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def raised() -> Iterator[None]:
     """Raise Stopped inside the block when a signal arrives, so that files, pools and kernels are closed.
 
     Python drops what is raised in a finaliser or in a weak reference's callback; the signal is then sent once more.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
 
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, Stopped):
@@ -44,35 +61,7 @@ def raised() -> Iterator[None]:
 
     before, sys.unraisablehook = sys.unraisablehook, dropped
     try:
-        with _handled(stop):
+        with kept(0):
             yield
     finally:
         sys.unraisablehook = before
-
-
-@contextmanager
-def kept() -> Iterator[list[int]]:
-    """The numbers of the signals that arrived inside the block, which goes on; a second one raises Stopped at once."""
-    arrived: list[int] = []
-
-    def keep(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-        if len(arrived) > 1:
-            raise Stopped(number)
-
-    with _handled(keep):
-        yield arrived
-
-
-@contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle the signals inside the block; only a process' main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in NUMBERS}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
