@@ -38,7 +38,7 @@ class Plan:
             operations.append([(edge, k) for edge, k in pairs if NAMES[k] in topology.candidates[edge]])
             reached |= {j} if operations[-1] else set()
         starts = {topology.edges[edge][0] for pairs in operations for edge, _ in pairs}
-        return cls(operations, sorted(starts.intersection(range(len(topology.inputs)))))
+        return cls(operations, [i for i in range(len(topology.inputs)) if i in starts])
 
 
 class Cell(nn.Module):
@@ -57,11 +57,12 @@ class Cell(nn.Module):
         self.inputs = nn.ModuleList(
             FactorizedReduce(width, channels) if twice else ReLUConvBN(width, channels) for width, twice in sources
         )
-        strides = [stride if topology.is_input_edge(edge) else 1 for edge in range(len(topology.edges))]
-        self.edges = nn.ModuleList(
-            nn.ModuleDict({name: build(channels, at) for name in names if (build := OPERATIONS[name]) is not None})
-            for names, at in zip(topology.candidates, strides, strict=True)
-        )
+        self.edges = nn.ModuleList()
+        for edge, names in enumerate(topology.candidates):
+            at = stride if topology.is_input_edge(edge) else 1
+            self.edges.append(
+                nn.ModuleDict({name: build(channels, at) for name in names if (build := OPERATIONS[name])})
+            )
 
     def forward(
         self, inputs: list[Node], plan: Plan, gates: list[Float[Tensor, "batch _"]]
@@ -80,19 +81,11 @@ class Cell(nn.Module):
 
 
 class Supernet(nn.Module):
-    """A classifier that contains every architecture of its search space.
+    """A classifier that contains every architecture of its search space: L ``cells`` of one topology.
 
-    Parameters
-    ----------
-    cells
-        Number of cells L.
-    channels
-        Width C of a node in the first cell; it doubles in every reduction cell.
-    reductions
-        The numbers of the cells that halve the resolution; none in the paper.
-
-    Raises ValueError if a number is not positive, a reduction names no cell, or an input node would read a cell of
-    four times its own resolution.
+    ``channels`` is the width C of a node in the first cell. The cells numbered in ``reductions``, none in the paper,
+    double the width and halve the resolution. Raises ValueError if a number is not positive, a reduction names no cell,
+    or an input node would read a cell of four times its own resolution.
     """
 
     def __init__(

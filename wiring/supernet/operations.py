@@ -1,9 +1,8 @@
 """The eight candidate operations of an edge, by name, in the paper's order.
 
-Every operation maps a node's feature map to one of the same width; ``stride`` 2 halves height and width
-(rounding up). They are numerically those of DARTS (Liu et al., 2019): pools are followed by batch
-normalisation, ``sep`` is (ReLU, depthwise, pointwise, BN) twice, ``dil`` once with dilation 2. Batch
-normalisation has no affine parameters and always uses the statistics of its batch.
+Every operation maps a node's feature map to one of the same width; ``stride`` 2 halves height and width, rounding up.
+They are numerically those of DARTS (Liu et al., 2019): BN behind pools, ``sep`` is (ReLU, depthwise, pointwise, BN)
+twice, ``dil`` once with dilation 2. BN has no affine parameters and always uses the statistics of its batch.
 """
 
 from collections import OrderedDict
@@ -53,8 +52,7 @@ class Node:
     """A node's feature map ``x``; what several operations compute of it, or several ``readers``, is computed once."""
 
     def __init__(self, x: Images, readers: Sequence["ReLUConvBN"] = ()) -> None:
-        self.x = x
-        self._readers = readers
+        self.x, self._readers = x, readers
         self._convolved: dict[ReLUConvBN, Tensor] = {}
         self._pooled: dict[Any, Normalised] = {}
 
@@ -72,8 +70,7 @@ class Node:
 
     def pooled(self, pool: Callable[[Tensor, int], Tensor], stride: int, eps: float) -> Normalised:
         """The pool of ``x``, to be normalised: edges that pool the same node share it and its moments."""
-        key = pool, stride, eps
-        if key not in self._pooled:
+        if (key := (pool, stride, eps)) not in self._pooled:
             self._pooled[key] = Normalised(pool(self.x, stride), None, eps)
         return self._pooled[key]
 
@@ -96,7 +93,7 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilatio
     """
     channels, half = x.shape[1], kernel // 2
     if x.device.type != "cpu" or x.shape[3] <= dilation * half:
-        shape = (channels, 1, kernel, kernel)
+        shape = channels, 1, kernel, kernel
         return conv2d_weight(x, shape, gradient, padding=dilation * half, dilation=dilation, groups=channels)
     x, gradient = _grids(x, dilation), _grids(gradient, dilation)
     strips = []
