@@ -8,8 +8,9 @@ import math
 import os
 import platform
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, count
@@ -37,8 +38,8 @@ THREADS = 2
 #: of a comparison draw the same architectures.
 DSNAS = Experiment(alpha_lr=0.0, threads=THREADS, crop=4)
 DARTS = replace(DSNAS, searcher="darts", batch=64)
-FOUR = replace(DARTS, cells=4, batch=32)
-DARTS_CELLS = replace(FOUR, topology=TOPOLOGIES["darts"])
+SHORT = replace(DARTS, cells=4, batch=32)
+DARTS_CELLS = replace(SHORT, topology=TOPOLOGIES["darts"])
 #: With DARTS' two reduction cells, a third and two thirds of the way.
 REDUCED = replace(DARTS, reductions=(2, 5))
 SMALL = replace(DSNAS, channels=8, batch=64)
@@ -47,7 +48,7 @@ SMALL = replace(DSNAS, channels=8, batch=64)
 HEAD = "\n| row | measured | bound | absolute; over rounds |\n|---|--:|--:|---|"
 
 Step = Callable[[], object]
-Sides = tuple[Step, Step]
+Sides = Callable[[Experiment, int], tuple[Step, Step]]
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ def bench(repeats: int, file: Path | None = None) -> bool:
 
 
 def _measures(n: int) -> list[Callable[[], Row]]:
-    faster = partial(ratio, "{}: textbook / ours", textbook_and_ours, at_least=True)
-    slower = partial(ratio, "{}: ours / its bare kernels", ours_and_kernels)
+    faster = partial(ratio, "{}: textbook / ours", textbook_and_ours, True)
     probes = "textbook's passes, 4 minimal cells, batch 32: with a probe at every operation / without"
+    kernels = partial(ratio, "{}: ours / its bare kernels", ours_and_kernels, False)
     scalings = [("cells", (2, 4, 8, 16), 1.05), ("channels", (8, 16, 32), None), ("batch", (16, 32, 64), None)]
     return [
         partial(faster, 3.5, DARTS, 32, n),
@@ -108,15 +109,15 @@ def _measures(n: int) -> list[Callable[[], Row]]:
         partial(faster, None, REDUCED, 32, n),
         partial(faster, 2.5, DSNAS, 32, 4 * n),
         partial(faster, 1.5, SMALL, 8, 8 * n),
-        partial(ratio, "{}: costs on / off", with_and_without_costs, 1.03, DSNAS, 32, 8 * n),
-        partial(ratio, probes, with_and_without_probe, 1.1, FOUR, 32, 2 * n),
-        partial(slower, 1.2, DARTS, 32, n),
-        partial(slower, 1.2, DSNAS, 32, 4 * n),
-        partial(slower, None, SMALL, 8, 8 * n),
+        partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.03, DSNAS, 32, 8 * n),
+        partial(ratio, probes, with_and_without_probe, False, 1.1, SHORT, 32, 2 * n),
+        partial(kernels, 1.2, DARTS, 32, n),
+        partial(kernels, 1.2, DSNAS, 32, 4 * n),
+        partial(kernels, None, SMALL, 8, 8 * n),
         *(partial(scaling, what, *of, n) for of in scalings for what in ("time", "memory")),
         partial(memory, n),
         workers,
-        partial(ratio, "{}: data pipeline / whole", data_and_whole, 0.02, DSNAS, 32, 4 * n),
+        partial(ratio, "{}: data pipeline / whole", data_and_whole, False, 0.02, DSNAS, 32, 4 * n),
     ]
 
 
@@ -126,20 +127,11 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join([f"Measured on {content['machine']}.", HEAD, *map(str, rows)])
 
 
-def ratio(
-    name: str,
-    sides: Callable[[Experiment, int], Sides],
-    bound: float | None,
-    e: Experiment,
-    size: int,
-    rounds: int,
-    at_least: bool = False,
-) -> Row:
-    """What the first side of a comparison takes, divided by the second; ``{}`` in the name is the workload."""
-    above, below = sides(e, size)
-    pairs = [(_seconds(above), _seconds(below)) for _ in range(rounds + 1)][1:]  # the first warms up
-    ratios = [a / b for a, b in pairs]
-    detail = " against ".join(_time(median(side)) for side in zip(*pairs, strict=True))
+def ratio(name: str, sides: Sides, at_least: bool, bound: float | None, e: Experiment, size: int, repeats: int) -> Row:
+    """The time of a comparison's first side divided by its second's; ``{}`` in the name is the workload."""
+    rounds = _rounds(sides(e, size), repeats)
+    ratios = [above / below for above, below in rounds]
+    detail = " against ".join(_time(median(side)) for side in zip(*rounds, strict=True))
     detail += f"; {min(ratios):.3g} to {max(ratios):.3g}"
     return Row(name.format(workload(e, size)), median(ratios), bound, at_least, detail)
 
@@ -151,40 +143,34 @@ def workload(e: Experiment, size: int) -> str:
     return f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
 
 
-def textbook_and_ours(e: Experiment, size: int) -> Sides:
-    """The plain supernet's step (NCHW, one ReLU each, ``sum(w * op(x))``, no costs) and the search's, both whole.
-
-    They start from the same weights and draw the same architectures.
-    """
+def textbook_and_ours(e: Experiment, size: int) -> tuple[Step, Step]:
+    """A whole step of the plain supernet, without costs, and the search's, with: equal weights and equal draws."""
     search = Search(e, noise(e, size))
     return _step_without_costs(search, textbook(e).copy_weights(search.supernet.parameters())), our_step(e, size)
 
 
-def with_and_without_costs(e: Experiment, size: int) -> Sides:
+def with_and_without_costs(e: Experiment, size: int) -> tuple[Step, Step]:
     """A search's step, and the same supernet's with neither probe nor statistics."""
     search = Search(e, noise(e, size))
     return our_step(e, size), _step_without_costs(search, search.supernet)
 
 
-def with_and_without_probe(e: Experiment, size: int) -> Sides:
+def with_and_without_probe(e: Experiment, size: int) -> tuple[Step, Step]:
     """Both passes of the textbook's supernet with a probe at every operation, as in any foreign model, and without."""
     images, labels = _batch(Search(e, noise(e, size)))
     plain = textbook(e)
     active = e.topology.allowed().expand(e.cells, -1, -1)
     gates = Gates(active.float().mul(1 / 8), active)
 
-    def off() -> None:
-        plain.zero_grad(set_to_none=True)
-        F.cross_entropy(plain(images.contiguous(), gates), labels).backward()
+    def both_passes(context: Callable[[], AbstractContextManager[object]]) -> None:
+        with context():
+            plain.zero_grad(set_to_none=True)
+            F.cross_entropy(plain(images.contiguous(), gates), labels).backward()
 
-    def on() -> None:
-        with CostProbe(plain, "cells.*.edges.*.*"):
-            off()
-
-    return on, off
+    return partial(both_passes, partial(CostProbe, plain, "cells.*.edges.*.*")), partial(both_passes, nullcontext)
 
 
-def ours_and_kernels(e: Experiment, size: int) -> Sides:
+def ours_and_kernels(e: Experiment, size: int) -> tuple[Step, Step]:
     """A step, and the kernels that the textbook calls in it, alone, again and again on the same tensors.
 
     Convolutions (depthwise ones by our module), normalisations, pools, ReLUs, and for every output its product with the
@@ -193,34 +179,33 @@ def ours_and_kernels(e: Experiment, size: int) -> Sides:
     search, plain = Search(e, noise(e, size)), textbook(e)
     drawn = search.searcher.draw(generator(0, "kernels"))
     gates = replace(drawn, values=drawn.values.detach())
-    calls: Counter[tuple[str, tuple[int, ...]]] = Counter()
-    modules: dict[str, nn.Module] = {}
+    calls = defaultdict[tuple[str, torch.Size], list[nn.Module]](list)
 
-    def count(module: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
-        modules[repr(module)] = module
-        calls[repr(module), tuple(inputs[0].shape)] += 1
+    def keep(module: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        calls[repr(module), inputs[0].shape].append(module)
 
     for module in plain.modules():
         if not (list(module.children()) or isinstance(module, nn.Linear | nn.Identity)):
-            module.register_forward_hook(count)
+            module.register_forward_hook(keep)
     with torch.no_grad():
         plain(_batch(search)[0], gates)
-    kernels = [(_forward_and_backward(modules[name], shape), number) for (name, shape), number in calls.items()]
+    kernels: list[Step] = []
+    for (_, shape), alike in calls.items():
+        kernels += [_forward_and_backward(alike[0], shape)] * len(alike)
     sample = torch.randn(3, e.batch, e.channels, size, size)
-    kernels.append((partial(_gated_sum, *sample.unbind()), int(gates.active[..., 1:].sum())))
+    kernels += [partial(_gated_sum, *sample.unbind())] * int(gates.active[..., 1:].sum())
 
     # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
     search.searcher.draw = lambda *_: gates  # type: ignore[method-assign]
 
     def bare() -> None:
-        for kernel, number in kernels:
-            for _ in range(number):
-                kernel()
+        for kernel in kernels:
+            kernel()
 
     return _endless(search.run_epoch), bare
 
 
-def data_and_whole(e: Experiment, size: int) -> Sides:
+def data_and_whole(e: Experiment, size: int) -> tuple[Step, Step]:
     """A batch (crop, flip, normalise; in a round out of many, shuffle), and the whole step."""
     (loader,) = Search(e, noise(e, size)).loaders.values()
     return _endless(lambda: loader), our_step(e, size)
@@ -232,13 +217,9 @@ def scaling(what: str, field: str, sizes: Sequence[int], bound: float | None, re
     Of the time it is the median over rounds, so that a machine that changes its pace between them does not bend it.
     """
     changes: list[Any] = [{field: size} for size in sizes]
-    build = [partial(our_step, replace(FOUR, **change), 32) for change in changes]
-    if what == "time":
-        steps = [new() for new in build]
-        rounds = [[_seconds(step) for step in steps] for _ in range(repeats + 1)][1:]  # the first warms up
-    else:
-        rounds = [[_peaks(new, 1)[0] for new in build]]
+    build = [partial(our_step, replace(SHORT, **change), 32) for change in changes]
     shown = {"time": _time, "memory": _mib}[what]
+    rounds = _rounds([new() for new in build], repeats) if what == "time" else [[_peaks(new, 1)[0] for new in build]]
     scale = [math.log(size) for size in sizes]
     slope = median(linear_regression(scale, list(map(math.log, values))).slope for values in rounds)
     detail = ", ".join(shown(median(values)) for values in zip(*rounds, strict=True))
@@ -353,6 +334,11 @@ def _peaks(build: Callable[[], Step], steps: int) -> list[float]:
             alive += event.nbytes()
             peaks[-1:] = [max(most, alive - before) for most in peaks[-1:]]
     return peaks[1:]
+
+
+def _rounds(steps: Sequence[Step], repeats: int) -> list[list[float]]:
+    """The seconds of each step, in turns; a round before the first warms up."""
+    return [[_seconds(step) for step in steps] for _ in range(repeats + 1)][1:]
 
 
 def _seconds(step: Step) -> float:

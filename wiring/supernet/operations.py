@@ -21,10 +21,7 @@ from wiring.supernet.normalise import EPS, Images, Normalised
 
 
 class _ReLUConvs(torch.autograd.Function):
-    """ReLU and the 1x1 convolutions that read it.
-
-    The ReLU is computed again on the way back: a cell's output is then kept once, and read once for all its readers.
-    """
+    """ReLU and the 1x1 convolutions that read it. Only ``x`` is kept, once for all; its ReLU is computed again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -149,8 +146,7 @@ class Depthwise(nn.Conv2d):
     """A depthwise convolution without bias, padded so that stride 1 keeps the image's size."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
-        padding = dilation * (kernel // 2)
-        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+        super().__init__(channels, channels, kernel, stride, dilation * (kernel // 2), dilation, channels, bias=False)
 
     def forward(self, x: Images) -> Float[Tensor, "batch channel out_height out_width"]:
         return _depthwise(x, self.weight, self.stride[0], self.dilation[0])

@@ -21,11 +21,10 @@ Edge = tuple[int, int]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Topology:
-    """A directed acyclic graph of input, intermediate and output nodes; pydantic's ValueError says what is none."""
+    """A directed acyclic graph of input, intermediate and output nodes; pydantic's ValueError says why one is not."""
 
     inputs: tuple[int, ...]
-    """For each input node, numbered from 0, how many cells back it reads. ``(2, 1)``: node 0 the cell before last's
-    output, node 1 the last cell's."""
+    """For each input node, numbered from 0, how many cells back it reads. ``(2, 1)``: node 1 reads the last cell."""
     edges: tuple[Edge, ...]
     """Pairs ``(i, j)``, ``i < j``, of input or intermediate nodes, in the order in which edges are numbered."""
     output: tuple[int, ...]
