@@ -106,7 +106,8 @@ def test_a_measurement_is_a_positive_ratio_of_what_it_names(sides, changes):
     row = bench.ratio("{}: above / below", sides, False, None, replace(TINY, **changes), 8, 1)
     assert row.name.startswith(f"{changes.get('searcher', 'dsnas').upper()} step, {changes.get('cells', 1)} minimal")
     assert row.name.endswith("2 channels, 8x8, batch 4: above / below")
-    above, below = (float(part.split(" ms")[0]) for part in row.detail.split(" against "))
+    sides_shown = [part.split()[:2] for part in row.detail.split(" against ")]
+    above, below = (float(number) * {"ms": 1, "s": 1000}[unit.rstrip(";")] for number, unit in sides_shown)
     assert row.value == pytest.approx(above / below, rel=0.02)
 
 
