@@ -91,17 +91,23 @@ def test_both_sides_of_a_comparison_compute_the_same(changes):
 
 
 @pytest.mark.parametrize(
-    "measure",
+    ("sides", "changes"),
     [
-        lambda: bench.faster(1.0, TINY, 8, 1),
-        lambda: bench.faster(None, replace(TINY, cells=2, reductions=(1,)), 8, 1),
-        lambda: bench.bare_kernels(TINY, 8, None, 1),
-        lambda: bench.bare_kernels(replace(TINY, searcher="darts"), 8, None, 1),
+        (bench.textbook_and_ours, {}),
+        (bench.textbook_and_ours, {"cells": 2, "reductions": (1,)}),
+        (bench.ours_and_kernels, {}),
+        (bench.ours_and_kernels, {"searcher": "darts"}),
+        (bench.with_and_without_costs, {}),
+        (bench.with_and_without_probe, {"searcher": "darts"}),
+        (bench.data_and_whole, {}),
     ],
 )
-def test_a_measurement_is_a_positive_ratio_of_what_it_names(measure):
-    row = measure()
-    above, below = (float(part.split(" ms")[0]) for part in row.detail.split(" against "))
+def test_a_measurement_is_a_positive_ratio_of_what_it_names(sides, changes):
+    row = bench.ratio("{}: above / below", sides, False, None, replace(TINY, **changes), 8, 1)
+    assert row.name.startswith(f"{changes.get('searcher', 'dsnas').upper()} step, {changes.get('cells', 1)} minimal")
+    assert row.name.endswith("2 channels, 8x8, batch 4: above / below")
+    sides_shown = [part.split()[:2] for part in row.detail.split(" against ")]
+    above, below = (float(number) * {"ms": 1, "s": 1000}[unit.rstrip(";")] for number, unit in sides_shown)
     assert row.value == pytest.approx(above / below, rel=0.02)
 
 

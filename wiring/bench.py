@@ -8,8 +8,9 @@ import math
 import os
 import platform
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, count
@@ -24,23 +25,21 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from wiring.costs.probe import CostProbe
+from wiring.costs import CostProbe
 from wiring.datasets import Dataset
-from wiring.search.experiments import Experiment, preset
-from wiring.search.loop import Search, generator, keep_memory
-from wiring.search.loop import run as search_run
+from wiring.search import Experiment, Search, generator, preset, run
+from wiring.search.loop import keep_memory
 from wiring.search.sweeps import run_tasks
-from wiring.supernet.gates import Gates, image_dot
+from wiring.supernet import TOPOLOGIES, Gates, PlainSupernet, image_dot
 from wiring.supernet.operations import Depthwise
-from wiring.supernet.textbook import PlainSupernet
-from wiring.supernet.topology import TOPOLOGIES
 
 THREADS = 2
 #: The paper's setting: 8 minimal cells, 16 channels, 32x32 images, 96 a batch. α stays where it is, so that both sides
 #: of a comparison draw the same architectures.
 DSNAS = Experiment(alpha_lr=0.0, threads=THREADS, crop=4)
 DARTS = replace(DSNAS, searcher="darts", batch=64)
-DARTS_CELLS = replace(DARTS, topology=TOPOLOGIES["darts"], cells=4, batch=32)
+SHORT = replace(DARTS, cells=4, batch=32)
+DARTS_CELLS = replace(SHORT, topology=TOPOLOGIES["darts"])
 #: With DARTS' two reduction cells, a third and two thirds of the way.
 REDUCED = replace(DARTS, reductions=(2, 5))
 SMALL = replace(DSNAS, channels=8, batch=64)
@@ -49,6 +48,7 @@ SMALL = replace(DSNAS, channels=8, batch=64)
 HEAD = "\n| row | measured | bound | absolute; over rounds |\n|---|--:|--:|---|"
 
 Step = Callable[[], object]
+Sides = Callable[[Experiment, int], tuple[Step, Step]]
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ class Row:
     @property
     def met(self) -> bool:
         """Whether the value keeps its bound; without one it does."""
-        if self.bound is None:
-            return True
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
+        return self.bound is None or (self.value >= self.bound if self.at_least else self.value <= self.bound)
 
     def __str__(self) -> str:
         """The row of the Markdown table."""
@@ -77,10 +75,7 @@ class Row:
 def bench(repeats: int, file: Path | None = None) -> bool:
     """Measure all rows, print each as it is measured, write them to ``file`` as JSON; True if every bound is met.
 
-    Raises
-    ------
-    ValueError
-        If there are no repeats, or the file exists or has no folder.
+    Raises ValueError if there are no repeats, or the file exists or has no folder.
     """
     if repeats < 1:
         raise ValueError(f"repeats = {repeats}: give 1 or more")
@@ -103,23 +98,26 @@ def bench(repeats: int, file: Path | None = None) -> bool:
     return all(row.met for row in rows)
 
 
-def _measures(repeats: int) -> list[Callable[[], Row]]:
+def _measures(n: int) -> list[Callable[[], Row]]:
+    faster = partial(ratio, "{}: textbook / ours", textbook_and_ours, True)
+    probes = "textbook's passes, 4 minimal cells, batch 32: with a probe at every operation / without"
+    kernels = partial(ratio, "{}: ours / its bare kernels", ours_and_kernels, False)
     scalings = [("cells", (2, 4, 8, 16), 1.05), ("channels", (8, 16, 32), None), ("batch", (16, 32, 64), None)]
     return [
-        partial(faster, 3.5, DARTS, 32, repeats),
-        partial(faster, 3.5, DARTS_CELLS, 32, repeats),
-        partial(faster, None, REDUCED, 32, repeats),
-        partial(faster, 2.5, DSNAS, 32, 4 * repeats),
-        partial(faster, 1.5, SMALL, 8, 8 * repeats),
-        partial(cost_recording, 8 * repeats),
-        partial(probing, repeats),
-        partial(bare_kernels, DARTS, 32, 1.2, repeats),
-        partial(bare_kernels, DSNAS, 32, 1.2, 4 * repeats),
-        partial(bare_kernels, SMALL, 8, None, 8 * repeats),
-        *(partial(scaling, what, *of, repeats) for of in scalings for what in ("time", "memory")),
-        partial(memory, repeats),
+        partial(faster, 3.5, DARTS, 32, n),
+        partial(faster, 3.5, DARTS_CELLS, 32, n),
+        partial(faster, None, REDUCED, 32, n),
+        partial(faster, 2.5, DSNAS, 32, 4 * n),
+        partial(faster, 1.5, SMALL, 8, 8 * n),
+        partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.03, DSNAS, 32, 8 * n),
+        partial(ratio, probes, with_and_without_probe, False, 1.1, SHORT, 32, 2 * n),
+        partial(kernels, 1.2, DARTS, 32, n),
+        partial(kernels, 1.2, DSNAS, 32, 4 * n),
+        partial(kernels, None, SMALL, 8, 8 * n),
+        *(partial(scaling, what, *of, n) for of in scalings for what in ("time", "memory")),
+        partial(memory, n),
         workers,
-        partial(data_pipeline, repeats),
+        partial(ratio, "{}: data pipeline / whole", data_and_whole, False, 0.02, DSNAS, 32, 4 * n),
     ]
 
 
@@ -129,10 +127,13 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join([f"Measured on {content['machine']}.", HEAD, *map(str, rows)])
 
 
-def faster(bound: float | None, e: Experiment, size: int, repeats: int) -> Row:
-    """A whole step with cost recording against the textbook's without: NCHW, one ReLU each, ``sum(w * op(x))``."""
-    sides = textbook_step(e, size), our_step(e, size)
-    return _ratio(f"{workload(e, size)}: textbook / ours", bound, True, *sides, repeats)
+def ratio(name: str, sides: Sides, at_least: bool, bound: float | None, e: Experiment, size: int, repeats: int) -> Row:
+    """The time of a comparison's first side divided by its second's; ``{}`` in the name is the workload."""
+    rounds = _rounds(sides(e, size), repeats)
+    ratios = [above / below for above, below in rounds]
+    detail = " against ".join(_time(median(side)) for side in zip(*rounds, strict=True))
+    detail += f"; {min(ratios):.3g} to {max(ratios):.3g}"
+    return Row(name.format(workload(e, size)), median(ratios), bound, at_least, detail)
 
 
 def workload(e: Experiment, size: int) -> str:
@@ -142,36 +143,35 @@ def workload(e: Experiment, size: int) -> str:
     return f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
 
 
-def cost_recording(repeats: int) -> Row:
-    """A search's step against the same supernet's without costs: neither probe nor statistics."""
-    search = Search(DSNAS, noise(DSNAS, 32))
-    off = _step_without_costs(search, search.supernet)
-    return _ratio(f"{workload(DSNAS, 32)}: costs on / off", 1.03, False, our_step(DSNAS, 32), off, repeats)
+def textbook_and_ours(e: Experiment, size: int) -> tuple[Step, Step]:
+    """A whole step of the plain supernet, without costs, and the search's, with: equal weights and equal draws."""
+    search = Search(e, noise(e, size))
+    return _step_without_costs(search, textbook(e).copy_weights(search.supernet.parameters())), our_step(e, size)
 
 
-def probing(repeats: int) -> Row:
+def with_and_without_costs(e: Experiment, size: int) -> tuple[Step, Step]:
+    """A search's step, and the same supernet's with neither probe nor statistics."""
+    search = Search(e, noise(e, size))
+    return our_step(e, size), _step_without_costs(search, search.supernet)
+
+
+def with_and_without_probe(e: Experiment, size: int) -> tuple[Step, Step]:
     """Both passes of the textbook's supernet with a probe at every operation, as in any foreign model, and without."""
-    e = replace(DARTS, cells=4, batch=32)
-    (loader,) = Search(e, noise(e, 32)).loaders.values()
-    images, labels = next(iter(loader))
+    images, labels = _batch(Search(e, noise(e, size)))
     plain = textbook(e)
     active = e.topology.allowed().expand(e.cells, -1, -1)
     gates = Gates(active.float().mul(1 / 8), active)
 
-    def off() -> None:
-        plain.zero_grad(set_to_none=True)
-        F.cross_entropy(plain(images.contiguous(), gates), labels).backward()
+    def both_passes(context: Callable[[], AbstractContextManager[object]]) -> None:
+        with context():
+            plain.zero_grad(set_to_none=True)
+            F.cross_entropy(plain(images.contiguous(), gates), labels).backward()
 
-    def on() -> None:
-        with CostProbe(plain, "cells.*.edges.*.*"):
-            off()
-
-    name = f"textbook's passes, {e.cells} minimal cells, batch {e.batch}: with a probe at every operation / without"
-    return _ratio(name, 1.1, False, on, off, 2 * repeats)
+    return partial(both_passes, partial(CostProbe, plain, "cells.*.edges.*.*")), partial(both_passes, nullcontext)
 
 
-def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) -> Row:
-    """A step against the kernels that the textbook calls in it, alone, again and again on the same tensors.
+def ours_and_kernels(e: Experiment, size: int) -> tuple[Step, Step]:
+    """A step, and the kernels that the textbook calls in it, alone, again and again on the same tensors.
 
     Convolutions (depthwise ones by our module), normalisations, pools, ReLUs, and for every output its product with the
     gate, the sum and the cost, forward and backward in channels_last. A step may be faster: it fuses some of them.
@@ -179,34 +179,36 @@ def bare_kernels(e: Experiment, size: int, bound: float | None, repeats: int) ->
     search, plain = Search(e, noise(e, size)), textbook(e)
     drawn = search.searcher.draw(generator(0, "kernels"))
     gates = replace(drawn, values=drawn.values.detach())
-    calls: Counter[tuple[str, tuple[int, ...]]] = Counter()
-    modules: dict[str, nn.Module] = {}
+    calls = defaultdict[tuple[str, torch.Size], list[nn.Module]](list)
 
-    def count(module: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
-        modules[repr(module)] = module
-        calls[repr(module), tuple(inputs[0].shape)] += 1
+    def keep(module: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        calls[repr(module), inputs[0].shape].append(module)
 
     for module in plain.modules():
         if not (list(module.children()) or isinstance(module, nn.Linear | nn.Identity)):
-            module.register_forward_hook(count)
-    (loader,) = search.loaders.values()
-    images, _ = next(iter(loader))
+            module.register_forward_hook(keep)
     with torch.no_grad():
-        plain(images, gates)
-    kernels = [(_forward_and_backward(modules[name], shape), number) for (name, shape), number in calls.items()]
-    sample = torch.randn(3, e.batch, e.channels, *images.shape[2:])
-    kernels.append((partial(_gated_sum, *sample.unbind()), int(gates.active[..., 1:].sum())))
+        plain(_batch(search)[0], gates)
+    kernels: list[Step] = []
+    for (_, shape), alike in calls.items():
+        kernels += [_forward_and_backward(alike[0], shape)] * len(alike)
+    sample = torch.randn(3, e.batch, e.channels, size, size)
+    kernels += [partial(_gated_sum, *sample.unbind())] * int(gates.active[..., 1:].sum())
 
     # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
     search.searcher.draw = lambda *_: gates  # type: ignore[method-assign]
 
     def bare() -> None:
-        for kernel, number in kernels:
-            for _ in range(number):
-                kernel()
+        for kernel in kernels:
+            kernel()
 
-    name = f"{workload(e, size)}: ours / its bare kernels"
-    return _ratio(name, bound, False, _endless(search.run_epoch), bare, repeats)
+    return _endless(search.run_epoch), bare
+
+
+def data_and_whole(e: Experiment, size: int) -> tuple[Step, Step]:
+    """A batch (crop, flip, normalise; in a round out of many, shuffle), and the whole step."""
+    (loader,) = Search(e, noise(e, size)).loaders.values()
+    return _endless(lambda: loader), our_step(e, size)
 
 
 def scaling(what: str, field: str, sizes: Sequence[int], bound: float | None, repeats: int) -> Row:
@@ -214,14 +216,10 @@ def scaling(what: str, field: str, sizes: Sequence[int], bound: float | None, re
 
     Of the time it is the median over rounds, so that a machine that changes its pace between them does not bend it.
     """
-    fields: list[dict[str, Any]] = [{field: size} for size in sizes]
-    build = [partial(our_step, replace(DARTS, **({"batch": 32, "cells": 4} | changes)), 32) for changes in fields]
-    if what == "time":
-        steps = [new() for new in build]
-        rounds = [[_seconds(step) for step in steps] for _ in range(repeats + 1)][1:]  # the first warms up
-    else:
-        rounds = [[_peaks(new, 1)[0] for new in build]]
+    changes: list[Any] = [{field: size} for size in sizes]
+    build = [partial(our_step, replace(SHORT, **change), 32) for change in changes]
     shown = {"time": _time, "memory": _mib}[what]
+    rounds = _rounds([new() for new in build], repeats) if what == "time" else [[_peaks(new, 1)[0] for new in build]]
     scale = [math.log(size) for size in sizes]
     slope = median(linear_regression(scale, list(map(math.log, values))).slope for values in rounds)
     detail = ", ".join(shown(median(values)) for values in zip(*rounds, strict=True))
@@ -239,7 +237,7 @@ def memory(repeats: int) -> Row:
 
 def workers() -> Row:
     """Four runs in one worker process and in two, each with its start; a thread a run."""
-    runs = {str(seed): partial(search_run, preset("p1-quick", seed=seed)) for seed in range(4)}
+    runs = {str(seed): partial(run, preset("p1-quick", seed=seed)) for seed in range(4)}
 
     def swept(processes: int) -> None:
         if failures := run_tasks(runs, processes):
@@ -248,13 +246,6 @@ def workers() -> Row:
     one, two = (_seconds(partial(swept, processes)) for processes in (1, 2))
     name = "four runs of p1-quick: 1 worker / 2 workers"
     return Row(name, one / two, 1.7, True, f"{_time(one)} against {_time(two)}")
-
-
-def data_pipeline(repeats: int) -> Row:
-    """What a batch takes of a whole DSNAS step: crop, flip, normalise; in a round out of many, shuffle."""
-    (loader,) = Search(DSNAS, noise(DSNAS, 32)).loaders.values()
-    sides = _endless(lambda: loader), our_step(DSNAS, 32)
-    return _ratio(f"{workload(DSNAS, 32)}: data pipeline / whole", 0.02, False, *sides, 4 * repeats)
 
 
 def noise(e: Experiment, size: int) -> Dataset:
@@ -266,8 +257,12 @@ def noise(e: Experiment, size: int) -> Dataset:
 
 
 def textbook(e: Experiment) -> PlainSupernet:
-    """The textbook's supernet of an experiment."""
     return PlainSupernet(e.topology, e.cells, e.channels, 10, reductions=e.reductions)
+
+
+def _batch(search: Search) -> tuple[Tensor, Tensor]:
+    (loader,) = search.loaders.values()
+    return next(iter(loader))
 
 
 def our_step(e: Experiment, size: int) -> Step:
@@ -279,12 +274,6 @@ def _endless(epoch: Callable[[], Iterable[object]]) -> Step:
     """The next step of one epoch after another; what an epoch begins and ends with falls into few of them."""
     steps = chain.from_iterable(epoch() for _ in count())
     return lambda: next(steps)
-
-
-def textbook_step(e: Experiment, size: int) -> Step:
-    """The same step of the plain supernet, from the same weights and with the same draws; no costs."""
-    search = Search(e, noise(e, size))
-    return _step_without_costs(search, textbook(e).copy_weights(search.supernet.parameters()))
 
 
 def _step_without_costs(search: Search, network: nn.Module) -> Step:
@@ -306,13 +295,6 @@ def _step_without_costs(search: Search, network: nn.Module) -> Step:
             yield
 
     return _endless(epoch)
-
-
-def _ratio(name: str, bound: float | None, at_least: bool, above: Step, below: Step, repeats: int) -> Row:
-    pairs = [(_seconds(above), _seconds(below)) for _ in range(repeats + 1)][1:]  # the first warms up
-    ratios = [a / b for a, b in pairs]
-    sides = " against ".join(_time(median(side)) for side in zip(*pairs, strict=True))
-    return Row(name, median(ratios), bound, at_least, f"{sides}; {min(ratios):.3g} to {max(ratios):.3g}")
 
 
 def _forward_and_backward(module: nn.Module, shape: tuple[int, ...]) -> Step:
@@ -352,6 +334,11 @@ def _peaks(build: Callable[[], Step], steps: int) -> list[float]:
             alive += event.nbytes()
             peaks[-1:] = [max(most, alive - before) for most in peaks[-1:]]
     return peaks[1:]
+
+
+def _rounds(steps: Sequence[Step], repeats: int) -> list[list[float]]:
+    """The seconds of each step, in turns; a round before the first warms up."""
+    return [[_seconds(step) for step in steps] for _ in range(repeats + 1)][1:]
 
 
 def _seconds(step: Step) -> float:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from strategies import SEEDS, examples
 from torch.nn import functional as F
 
-from wiring.supernet.gates import gated_sum
-from wiring.supernet.normalise import Normalised, images, normalised_relu, pixels
+from wiring.supernet.gates import gated_sum, normalised_relu
+from wiring.supernet.normalise import Normalised, images, pixels
 
 close = torch.testing.assert_close
 

@@ -21,18 +21,12 @@ Output = Images | Normalised
 
 @dataclass(frozen=True)
 class Gates:
-    """What one forward pass runs.
-
-    Parameters
-    ----------
-    values
-        The gates, one per cell, edge and operation; with a leading axis, one per image as well.
-    active
-        On the CPU: which operations run. The others cost neither time nor memory.
-    """
+    """What one forward pass runs."""
 
     values: Float[Tensor, "*image cell edge operation"]
+    """One per cell, edge and operation; with a leading axis, one per image as well."""
     active: Bool[Tensor, "cell edge operation"]
+    """On the CPU: which operations run. The others cost neither time nor memory."""
 
 
 def image_dot(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
@@ -48,59 +42,59 @@ def image_dot(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]
 
 
 class _GatedSum(torch.autograd.Function):
-    """The sum of outputs that are ready, by one product each, and of those still to be normalised, by :class:`Affine`.
-
-    The other form would normalise each output with the library and multiply it by its gate.
-    """
+    """The sum of outputs that are ready, by one product each, and of those to be normalised, by :class:`Affine`."""
 
     @staticmethod
-    def forward(ctx: Any, outputs: list[Output], gates: Tensor, *tensors: Tensor | None) -> Tensor:
-        ctx.save_for_backward(gates, *tensors)
+    def forward(ctx: Any, relu: bool, outputs: list[Output], gates: Tensor, *tensors: Tensor | None) -> Tensor:
         features: Any = tensors[: len(outputs)]
         pending = [output for output in outputs if isinstance(output, Normalised)]
-        ctx.ready = len(outputs) - len(pending)
+        ready = ctx.ready = len(outputs) - len(pending)
         ctx.affine = Affine(pending) if pending else None
         total = gates.new_zeros(())
-        if ctx.affine is not None:
-            total = ctx.affine.apply(gates[:, ctx.ready :], [pixels(x) for x in features[ctx.ready :]])
-        for x, gate in zip(features[: ctx.ready], gates.T[: ctx.ready], strict=True):
+        if pending:
+            total = ctx.affine.apply(gates[:, ready:], [pixels(x) for x in features[ready:]])
+        for x, gate in zip(features[:ready], gates.T[:ready], strict=True):
             total = torch.addcmul(total, pixels(x), gate[:, None, None])
-        return images(total, features[0])
+        x = images(total.relu_() if relu else total, features[0])
+        ctx.save_for_backward(x if relu else None, gates, *tensors)
+        return x
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        gates, *tensors = ctx.saved_tensors
+        (x, gates, *tensors), ready = ctx.saved_tensors, ctx.ready
+        if x is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, x, 0)
         features, weights = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         # A concatenation hands back a slice, a mean an expanded tensor: every kernel behind would stride through it.
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         g = pixels(gradient)
-        to_features = [g * gate[:, None, None] for gate in gates.T[: ctx.ready]]
-        to_gates = [image_dot(gradient, x)[:, None] for x in features[: ctx.ready]]
-        to_weights: list[Tensor | None] = [None] * len(weights)
+        to_features = [g * gate[:, None, None] for gate in gates.T[:ready]]
+        to_gates = [image_dot(gradient, x)[:, None] for x in features[:ready]]
+        to_weights = [None] * len(weights)
         if ctx.affine is not None:
-            d = [pixels(x) for x in features[ctx.ready :]]
+            d = [pixels(x) for x in features[ready:]]
             with torch.autocast(g.device.type, enabled=False):
-                to_d, to_matrices, costs = ctx.affine.vjp(gates[:, ctx.ready :], d, g)
+                to_d, matrices, costs = ctx.affine.vjp(gates[:, ready:], d, g)
             to_features += to_d
             to_gates.append(costs)
-            for k, to_matrix in enumerate(to_matrices, ctx.ready):
-                if (weight := weights[k]) is not None:
-                    to_weights[k] = to_matrix.view_as(weight).to(weight.dtype)
-        return (
-            None,
-            torch.cat(to_gates, dim=1).to(gates.dtype),
-            *(images(x, like) for x, like in zip(to_features, features, strict=True)),
-            *to_weights,
-        )
+            pairs = zip(matrices, weights[ready:], strict=True)
+            to_weights[ready:] = [None if w is None else matrix.view_as(w).to(w.dtype) for matrix, w in pairs]
+        like = (images(x, feature) for x, feature in zip(to_features, features, strict=True))
+        return None, None, torch.cat(to_gates, dim=1).to(gates.dtype), *like, *to_weights
 
 
-def gated_sum(outputs: list[Output], gates: Float[Tensor, "batch output"]) -> Images:
+def gated_sum(outputs: list[Output], gates: Float[Tensor, "batch output"], relu: bool = False) -> Images:
     """``sum_k gate_k * output_k``, whose gradient with respect to ``gate_k`` is ``<dL/dsum, output_k>``, per image.
 
-    Outputs that are ready come before those still to be normalised.
+    Outputs that are ready come before those still to be normalised. With ``relu``, the ReLU of the sum.
     """
-    features = [output.features if isinstance(output, Normalised) else output for output in outputs]
-    weights = [output.weight if isinstance(output, Normalised) else None for output in outputs]
+    pairs = [(x.features, x.weight) if isinstance(x, Normalised) else (x, None) for x in outputs]
+    features, weights = zip(*pairs, strict=True)
     with torch.autocast(gates.device.type, enabled=False):
-        total: Tensor = _GatedSum.apply(outputs, gates, *features, *weights)
-    return total
+        return _GatedSum.apply(relu, outputs, gates, *features, *weights)
+
+
+def normalised_relu(output: Normalised) -> Images:
+    """``ReLU(BN(W d))``, computed at once."""
+    precision = torch.promote_types(output.features.dtype, torch.float32)
+    return gated_sum([output], output.features.new_ones(len(output.features), 1, dtype=precision), relu=True)

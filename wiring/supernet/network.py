@@ -20,18 +20,12 @@ from wiring.supernet.topology import Topology
 
 @dataclass(frozen=True)
 class Plan:
-    """What one forward pass runs of a cell, known from the active gates before anything is computed.
-
-    Parameters
-    ----------
-    operations
-        For each intermediate node the (edge, operation) pairs that end there and that an input node reaches.
-    inputs
-        The input nodes that these operations read; the others need not be computed.
-    """
+    """What one forward pass runs of a cell, known from the active gates before anything is computed."""
 
     operations: list[list[tuple[int, int]]]
+    """For each intermediate node the (edge, operation) pairs that end there and that an input node reaches."""
     inputs: list[int]
+    """The input nodes that these operations read; the others need not be computed."""
 
     @classmethod
     def of(cls, topology: Topology, active: list[list[bool]]) -> "Plan":
@@ -44,23 +38,14 @@ class Plan:
             operations.append([(edge, k) for edge, k in pairs if NAMES[k] in topology.candidates[edge]])
             reached |= {j} if operations[-1] else set()
         starts = {topology.edges[edge][0] for pairs in operations for edge, _ in pairs}
-        return cls(operations, sorted(starts.intersection(range(len(topology.inputs)))))
+        return cls(operations, [i for i in range(len(topology.inputs)) if i in starts])
 
 
 class Cell(nn.Module):
-    """One cell of the supernet.
+    """One cell of the supernet, whose nodes all have ``channels`` channels.
 
-    Parameters
-    ----------
-    topology
-        Its nodes, edges, candidates and output.
-    sources
-        For each input node the channels of the cell it reads, and whether that cell's resolution is twice
-        this one's input resolution.
-    channels
-        The width of every node.
-    stride
-        2 in a reduction cell: the edges from the input nodes halve the resolution.
+    ``sources`` gives for each input node the channels of the cell it reads, and whether that cell's resolution is
+    twice this one's input resolution. With stride 2, in a reduction cell, the edges from the input nodes halve it.
     """
 
     edges: Any  # a ModuleList of ModuleDicts, which torch has no type for
@@ -72,55 +57,35 @@ class Cell(nn.Module):
         self.inputs = nn.ModuleList(
             FactorizedReduce(width, channels) if twice else ReLUConvBN(width, channels) for width, twice in sources
         )
-        strides = [stride if topology.is_input_edge(edge) else 1 for edge in range(len(topology.edges))]
-        self.edges = nn.ModuleList(
-            nn.ModuleDict({name: build(channels, at) for name in names if (build := OPERATIONS[name]) is not None})
-            for names, at in zip(topology.candidates, strides, strict=True)
-        )
+        self.edges = nn.ModuleList()
+        for edge, names in enumerate(topology.candidates):
+            at = stride if topology.is_input_edge(edge) else 1
+            self.edges.append(
+                nn.ModuleDict({name: build(channels, at) for name in names if (build := OPERATIONS[name])})
+            )
 
     def forward(
         self, inputs: list[Node], plan: Plan, gates: list[Float[Tensor, "batch _"]]
     ) -> Float[Tensor, "batch output_channels output_height output_width"]:
         """Run the planned operations of each intermediate node under its gates, one column for each."""
-        # A node that nothing reaches is zero, and so is every operation of it: it stays None and costs nothing.
-        nodes: list[Any] = [None] * self.topology.nodes
-        for i in plan.inputs:
-            nodes[i] = Node(self.inputs[i](inputs[i]))
+        # A node that nothing reaches is zero, and so is every operation of it: it is left out and costs nothing.
+        nodes = {i: Node(self.inputs[i](inputs[i])) for i in plan.inputs}
         for j, pairs, columns in zip(self.topology.intermediate, plan.operations, gates, strict=True):
-            outputs = [self.edges[edge][NAMES[k]](nodes[self.topology.edges[edge][0]]) for edge, k in pairs]
-            nodes[j] = Node(gated_sum(outputs, columns)) if outputs else None
-        zeros = self._zeros(inputs[-1].x)
-        return torch.cat([zeros if nodes[j] is None else nodes[j].x for j in self.topology.output], dim=1)
-
-    def _zeros(self, last: Images) -> Float[Tensor, "batch node_channels out_height out_width"]:
-        """A node's feature map that nothing reached; ``last`` is what the last input node reads."""
+            if pairs:
+                outputs = [self.edges[edge][NAMES[k]](nodes[self.topology.edges[edge][0]]) for edge, k in pairs]
+                nodes[j] = Node(gated_sum(outputs, columns))
+        last = inputs[-1].x
         height, width = (-(-size // self.shrinking) for size in last.shape[2:])
-        return last.new_zeros(()).expand(len(last), self.channels, height, width)
+        zeros = last.new_zeros(()).expand(len(last), self.channels, height, width)
+        return torch.cat([nodes[j].x if j in nodes else zeros for j in self.topology.output], dim=1)
 
 
 class Supernet(nn.Module):
-    """A classifier that contains every architecture of its search space.
+    """A classifier that contains every architecture of its search space: L ``cells`` of one topology.
 
-    Parameters
-    ----------
-    topology
-        The topology of every cell.
-    cells
-        Number of cells L.
-    channels
-        Width C of a node in the first cell; it doubles in every reduction cell.
-    classes
-        Number of classes.
-    image_channels
-        Channels of an image.
-    reductions
-        The numbers of the cells that halve the resolution; none in the paper.
-
-    Raises
-    ------
-    ValueError
-        If a number is not positive, a reduction names no cell, or an input node would read a cell of four
-        times its own resolution.
+    ``channels`` is the width C of a node in the first cell. The cells numbered in ``reductions``, none in the paper,
+    double the width and halve the resolution. Raises ValueError if a number is not positive, a reduction names no cell,
+    or an input node would read a cell of four times its own resolution.
     """
 
     def __init__(
@@ -134,20 +99,17 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"cells": cells, "channels": channels, "classes": classes, "image_channels": image_channels}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} = {value}: must be at least 1")
+        if small := [f"{name} = {value}" for name, value in sizes.items() if value < 1]:
+            raise ValueError(f"{small[0]}: must be at least 1")
         if unknown := set(reductions) - set(range(cells)):
             raise ValueError(f"reductions = {reductions}: no cell {min(unknown)} among {cells} cells")
         self.topology, self.classes = topology, classes
-        #: Which row of the architecture parameters each cell uses, 0 if it is normal and 1 if it is a reduction.
+        #: Which row of the architecture parameters each cell uses: 0 if it is normal, 1 if it is a reduction.
         self.cell_types = [int(cell in reductions) for cell in range(cells)]
 
         width, halvings = 3 * channels, 0
-        self.stem = nn.Sequential(
-            nn.Conv2d(image_channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width, track_running_stats=False),
-        )
+        conv = nn.Conv2d(image_channels, width, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(conv, nn.BatchNorm2d(width, track_running_stats=False))
         outputs = [(width, halvings)]
         self.cells: Any = nn.ModuleList()
         for cell in range(cells):
@@ -185,8 +147,7 @@ class Supernet(nn.Module):
             outputs.pop(number + 1 - max(self.topology.inputs), None)  # what no later cell reads need not stay
         last = outputs[len(self.cells)].x
         # Unlike a mean's, the gradient of a sum takes no memory; this is where a step needs the most.
-        logits: Tensor = self.classifier(last.sum((2, 3)) / math.prod(last.shape[2:]))
-        return logits
+        return self.classifier(last.sum((2, 3)) / math.prod(last.shape[2:]))
 
     def _columns(
         self, plans: list[Plan], values: Float[Tensor, "*image cell edge operation"], batch: int

@@ -10,7 +10,6 @@ that W's gradient consists of. A pool's normalisation is the case ``W = 1``.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -37,17 +36,7 @@ def images(x: Pixels, like: Tensor) -> Images:
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """``BN(W d)``, not computed yet.
-
-    Parameters
-    ----------
-    features
-        ``d``.
-    weight
-        ``W``, as a 1x1 convolution holds it; ``None`` for the identity.
-    eps
-        What batch normalisation adds to the variance.
-    """
+    """``BN(W d)``, not computed yet: features ``d`` and weight ``W``, as a 1x1 convolution has it; None: identity."""
 
     features: Images
     weight: Float[Tensor, "out channel 1 1"] | None
@@ -134,31 +123,3 @@ class Affine:
     def _gated(self, gates: Float[Tensor, "batch output"]) -> tuple[Float[Tensor, "batch out channel"], ...]:
         """``gate T`` of each output."""
         return (gates[:, :, None, None] * self.matrix).unbind(1)
-
-
-class _NormalisedReLU(torch.autograd.Function):
-    """ReLU of one output with gate 1, evaluated here."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Normalised, features: Tensor, weight: Tensor) -> Tensor:
-        ctx.affine = Affine([output])
-        d = pixels(features)
-        x = images(ctx.affine.apply(d.new_ones(len(d), 1), [d]).relu_(), features)
-        ctx.save_for_backward(features, weight, x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight, x = ctx.saved_tensors
-        d = pixels(features)
-        h = pixels(torch.ops.aten.threshold_backward(gradient, x, 0))
-        with torch.autocast(h.device.type, enabled=False):
-            (to_features,), to_weights, _ = ctx.affine.vjp(d.new_ones(len(d), 1), [d], h)
-        return None, images(to_features, features), to_weights.view_as(weight).to(weight.dtype)
-
-
-def normalised_relu(output: Normalised) -> Float[Tensor, "batch out height width"]:
-    """``ReLU(BN(W d))``, computed at once."""
-    with torch.autocast(output.features.device.type, enabled=False):
-        x: Tensor = _NormalisedReLU.apply(output, output.features, output.weight)
-    return x

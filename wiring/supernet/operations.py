@@ -1,9 +1,8 @@
 """The eight candidate operations of an edge, by name, in the paper's order.
 
-Every operation maps a node's feature map to one of the same width; ``stride`` 2 halves height and width
-(rounding up). They are numerically those of DARTS (Liu et al., 2019): pools are followed by batch
-normalisation, ``sep`` is (ReLU, depthwise, pointwise, BN) twice, ``dil`` once with dilation 2. Batch
-normalisation has no affine parameters and always uses the statistics of its batch.
+Every operation maps a node's feature map to one of the same width; ``stride`` 2 halves height and width, rounding up.
+They are numerically those of DARTS (Liu et al., 2019): BN behind pools, ``sep`` is (ReLU, depthwise, pointwise, BN)
+twice, ``dil`` once with dilation 2. BN has no affine parameters and always uses the statistics of its batch.
 """
 
 from collections import OrderedDict
@@ -17,14 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from wiring.supernet.normalise import EPS, Images, Normalised, normalised_relu
+from wiring.supernet.gates import normalised_relu
+from wiring.supernet.normalise import EPS, Images, Normalised
 
 
 class _ReLUConvs(torch.autograd.Function):
-    """ReLU and the 1x1 convolutions that read it.
-
-    The ReLU is computed again on the way back: a cell's output is then kept once, and read once for all its readers.
-    """
+    """ReLU and the 1x1 convolutions that read it. Only ``x`` is kept, once for all; its ReLU is computed again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -35,39 +32,29 @@ class _ReLUConvs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        dtype = gradients[0].dtype
-        rectified, one, zero = F.relu(x).to(dtype), [1, 1], [0, 0]
-        to_x: Tensor | None = None
-        to_weights = []
-        for k, (gradient, weight) in enumerate(zip(gradients, weights, strict=True), 1):
-            needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[k], False]
+        needs_x, *needs_weights = ctx.needs_input_grad
+        x = x.to(gradients[0].dtype)
+        rectified, one, zero = F.relu(x), [1, 1], [0, 0]
+        to_x, to_weights = None, []
+        for gradient, weight, needed in zip(gradients, weights, needs_weights, strict=True):
             part, to_weight, _ = torch.ops.aten.convolution_backward(
-                gradient, rectified, weight.to(dtype), None, one, zero, one, False, zero, 1, needed
+                gradient, rectified, weight.to(x.dtype), None, one, zero, one, False, zero, 1, [needs_x, needed, False]
             )
             to_x = part if to_x is None else to_x.add_(part)
             to_weights.append(to_weight)
-        return None if to_x is None else torch.ops.aten.threshold_backward(to_x, x.to(dtype), 0), *to_weights
+        return None if to_x is None else torch.ops.aten.threshold_backward(to_x, x, 0), *to_weights
 
 
 class Node:
-    """A node's feature map ``x``; what several operations compute of it is computed once.
-
-    Parameters
-    ----------
-    x
-        The feature map.
-    readers
-        Those whose 1x1 convolutions will read its ReLU (:meth:`convolved`).
-    """
+    """A node's feature map ``x``; what several operations compute of it, or several ``readers``, is computed once."""
 
     def __init__(self, x: Images, readers: Sequence["ReLUConvBN"] = ()) -> None:
-        self.x = x
-        self._readers = readers
+        self.x, self._readers = x, readers
         self._convolved: dict[ReLUConvBN, Tensor] = {}
         self._pooled: dict[Any, Normalised] = {}
 
     def convolved(self, reader: "ReLUConvBN") -> Float[Tensor, "batch out height width"]:
-        """The reader's 1x1 convolution of ``rectified``; the first reader computes those of all readers."""
+        """The reader's 1x1 convolution of ``rectified``; the first reader's call computes those of all readers."""
         if reader not in self._convolved:
             readers = [reader, *(other for other in self._readers if other is not reader)]
             outputs = _ReLUConvs.apply(self.x, *(each.conv.weight for each in readers))
@@ -76,13 +63,11 @@ class Node:
 
     @cached_property
     def rectified(self) -> Images:
-        """``ReLU(x)``."""
         return F.relu(self.x)
 
     def pooled(self, pool: Callable[[Tensor, int], Tensor], stride: int, eps: float) -> Normalised:
         """The pool of ``x``, to be normalised: edges that pool the same node share it and its moments."""
-        key = pool, stride, eps
-        if key not in self._pooled:
+        if (key := (pool, stride, eps)) not in self._pooled:
             self._pooled[key] = Normalised(pool(self.x, stride), None, eps)
         return self._pooled[key]
 
@@ -93,21 +78,19 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def pointwise(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """A 1x1 convolution without bias."""
     return nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
 
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
     """The kernel's gradient of a depthwise convolution that keeps the image's size.
 
-    On a CPU the library is fast for kernels up to three columns wide and without dilation only, so wider ones are cut
-    into such strips (on images that are wider than half a kernel), and a dilated one is a plain one on the grids of
-    every ``dilation``-th row and column. In memory the columns of such grids lie side by side like channels, which is
-    how they are taken.
+    On a CPU the library is fast without dilation and up to three columns only: wider kernels are cut into such strips
+    (on images wider than half a kernel), and a dilated one is a plain one on the grids of every ``dilation``-th row
+    and column. In memory the columns of these grids lie side by side like channels, and so they are taken.
     """
     channels, half = x.shape[1], kernel // 2
     if x.device.type != "cpu" or x.shape[3] <= dilation * half:
-        shape = (channels, 1, kernel, kernel)
+        shape = channels, 1, kernel, kernel
         return conv2d_weight(x, shape, gradient, padding=dilation * half, dilation=dilation, groups=channels)
     x, gradient = _grids(x, dilation), _grids(gradient, dilation)
     strips = []
@@ -133,53 +116,51 @@ def _grids(x: Images, step: int) -> Float[Tensor, "grid_image column_channel gri
 class _SameDepthwise(torch.autograd.Function):
     """A depthwise convolution that keeps the image's size.
 
-    Its gradient with respect to the image is the same convolution with the kernel turned round. The library's own
-    kernel for that gradient takes 5 to 20 times as long on a CPU.
+    The image's gradient is the same convolution with the kernel turned round: the library's own takes 5 to 20 times as
+    long on a CPU.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: dict[str, Any]) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        ctx.geometry = {"padding": padding, "dilation": dilation, "groups": len(weight)}
-        return F.conv2d(x, weight, **ctx.geometry)
+        ctx.geometry = geometry
+        return F.conv2d(x, weight, **geometry)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        kernel, to_x, to_weight = weight.to(gradient.dtype), None, None
+        to_x, to_weight, dtype = None, None, gradient.dtype
         if ctx.needs_input_grad[0]:
-            to_x = F.conv2d(gradient, kernel.flip(2, 3), **ctx.geometry)
+            to_x = F.conv2d(gradient, weight.to(dtype).flip(2, 3), **ctx.geometry)
         if ctx.needs_input_grad[1]:
-            x = x.to(gradient.dtype)
-            to_weight = _depthwise_weight_gradient(x, gradient, weight.shape[-1], ctx.geometry["dilation"])
-        return to_x, to_weight, None, None
+            to_weight = _depthwise_weight_gradient(x.to(dtype), gradient, weight.shape[-1], ctx.geometry["dilation"])
+        return to_x, to_weight, None
+
+
+def _depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int = 1) -> Tensor:
+    geometry: Any = {"padding": dilation * (weight.shape[-1] // 2), "dilation": dilation, "groups": len(weight)}
+    return _SameDepthwise.apply(x, weight, geometry) if stride == 1 else F.conv2d(x, weight, stride=stride, **geometry)
 
 
 class Depthwise(nn.Conv2d):
     """A depthwise convolution without bias, padded so that stride 1 keeps the image's size."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
-        padding = dilation * (kernel - 1) // 2
-        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+        super().__init__(channels, channels, kernel, stride, dilation * (kernel // 2), dilation, channels, bias=False)
 
     def forward(self, x: Images) -> Float[Tensor, "batch channel out_height out_width"]:
-        """Convolve; with stride 1 by the faster gradients above."""
-        if self.stride != (1, 1):
-            return super().forward(x)
-        y: Tensor = _SameDepthwise.apply(x, self.weight, self.padding[0], self.dilation[0])
-        return y
+        return _depthwise(x, self.weight, self.stride[0], self.dilation[0])
 
 
 class SkipConnect(nn.Module):
     """The node itself; not normalised."""
 
     def forward(self, node: Node) -> Images:
-        """The node's feature map."""
         return node.x
 
 
 class FactorizedReduce(nn.Module):
-    """Halve the resolution: ReLU, two 1x1 convolutions on shifted grids side by side, BN. Odd sizes round up."""
+    """Halve the resolution: ReLU; 1x1 convolutions of the pixels of even rows and columns, and of odd ones; BN."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -188,7 +169,6 @@ class FactorizedReduce(nn.Module):
         self.norm = batch_norm(channels_out)
 
     def forward(self, node: Node) -> Images:
-        """Convolve the pixels of even rows and columns and those of odd ones, beyond the image zeros."""
         x = node.rectified
         height, width = x.shape[2:]
         padded = F.pad(x, (0, width % 2, 0, height % 2))
@@ -206,45 +186,38 @@ class ReLUConvBN(nn.Module):
         self.norm = batch_norm(channels_out)
 
     def forward(self, node: Node) -> Images:
-        """Normalise this reader's convolution of the node, which may have been computed with another's."""
         return self.norm(node.convolved(self))
 
 
 class PointwiseBN(nn.Module):
-    """A 1x1 convolution without bias, then batch normalisation, both returned unevaluated.
-
-    The node where the edge ends evaluates those of all its edges together: see :class:`Normalised`.
-    """
+    """A 1x1 convolution and BN, both left to the node where the edge ends: it evaluates those of all its edges."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight, self.eps = pointwise(channels, channels).weight, EPS
 
     def forward(self, x: Images) -> Normalised:
-        """Say what is to be computed."""
         return Normalised(x, self.weight, self.eps)
 
 
 class Pool(nn.Module):
-    """A pool; the batch normalisation behind it is returned unevaluated, like :class:`PointwiseBN`'s."""
+    """A pool, and BN, which is left to the node where the edge ends."""
 
     def __init__(self, pool: Callable[[Tensor, int], Tensor], stride: int) -> None:
         super().__init__()
         self.pool, self.stride, self.eps = pool, stride, EPS
 
     def forward(self, node: Node) -> Normalised:
-        """Pool the node, unless another edge has."""
         return node.pooled(self.pool, self.stride, self.eps)
 
 
 class Convs(nn.Sequential):
-    """Stages of a depthwise and a 1x1 convolution with BN, by name, and a ReLU before each."""
+    """Stages of a ReLU, a depthwise and a 1x1 convolution, and BN; the last 1x1 convolution and BN are left."""
 
     def __init__(self, **stages: nn.Module) -> None:
         super().__init__(OrderedDict(stages))
 
     def forward(self, node: Node) -> Normalised:
-        """Run all but the last 1x1 convolution and BN."""
         x = node.rectified
         *before, last = self
         for stage in before:
@@ -265,10 +238,7 @@ def avg_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height 
     """The mean of each 3x3 pixels inside the image, by a convolution: faster than a pool, and keeps no input."""
     ones = x.new_ones(x.shape[1], 1, 3, 3)
     inside = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), ones[:1], stride=stride, padding=1)
-    if stride != 1:
-        return F.conv2d(x, ones, stride=stride, padding=1, groups=len(ones)) / inside
-    total: Tensor = _SameDepthwise.apply(x, ones, 1, 1)
-    return total / inside
+    return _depthwise(x, ones, stride) / inside
 
 
 #: Name -> factory(width, stride). ``none`` has no module: it is skipped, and its cost is 0.

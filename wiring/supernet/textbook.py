@@ -49,7 +49,7 @@ def operation(name: str, channels: int, stride: int) -> nn.Module:
 
 
 class FactorizedReduce(nn.Module):
-    """DARTS' way to halve the resolution, on images padded with zeros to an even size."""
+    """DARTS' way to halve the resolution: two 1x1 convolutions a pixel apart, of images padded to an even size."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -58,13 +58,11 @@ class FactorizedReduce(nn.Module):
         self.norm = _bn(channels_out)
 
     def forward(self, x: Images) -> Float[Tensor, "batch out half_height half_width"]:
-        """ReLU, two 1x1 convolutions whose grids are a pixel apart, side by side, and BN."""
         x = F.relu(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
         return self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1))
 
 
 def relu_conv_bn(channels_in: int, channels_out: int) -> nn.Sequential:
-    """How a cell reads the output of an earlier one of its own resolution."""
     return nn.Sequential(nn.ReLU(), _conv(channels_in, channels_out), _bn(channels_out))
 
 
@@ -82,12 +80,11 @@ class PlainSupernet(nn.Module):
     ) -> None:
         super().__init__()
         self.topology = topology
-        self.stem = nn.Sequential(
-            _conv(image_channels, 3 * channels, 3), nn.BatchNorm2d(3 * channels, track_running_stats=False)
-        )
         # How often each output's resolution was halved, and its width: the stem's first, then the cells'.
         halved = [sum(cell < at for cell in set(reductions)) for at in range(cells + 1)]
         widths = [3 * channels, *(len(topology.output) * channels * 2**times for times in halved[1:])]
+        norm = nn.BatchNorm2d(widths[0], track_running_stats=False)
+        self.stem = nn.Sequential(_conv(image_channels, widths[0], 3), norm)
         self.cells = nn.ModuleList()
         for cell in range(cells):
             sources = [(widths[at], halved[at] < halved[cell]) for at in topology.sources(cell)]
@@ -107,17 +104,15 @@ class PlainSupernet(nn.Module):
         for number, (cell, active) in enumerate(zip(self.cells, gates.active.tolist(), strict=True)):
             inputs = [outputs[at] for at in self.topology.sources(number)]
             outputs.append(cell(inputs, gates.values[number], active))
-        logits: Tensor = self.classifier(outputs[-1].mean((2, 3)))
-        return logits
+        return self.classifier(outputs[-1].mean((2, 3)))
 
 
 class _Cell(nn.Module):
     def __init__(self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int) -> None:
         super().__init__()
         self.topology, self.stride = topology, stride
-        self.inputs = nn.ModuleList(
-            (FactorizedReduce if twice else relu_conv_bn)(width, channels) for width, twice in sources
-        )
+        reads = [(FactorizedReduce if twice else relu_conv_bn)(width, channels) for width, twice in sources]
+        self.inputs = nn.ModuleList(reads)
         self.edges: Any = nn.ModuleList()
         for (i, _), names in zip(topology.edges, topology.candidates, strict=True):
             at = stride if i < len(topology.inputs) else 1

@@ -21,30 +21,16 @@ Edge = tuple[int, int]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Topology:
-    """A directed acyclic graph of input, intermediate and output nodes.
-
-    Parameters
-    ----------
-    inputs
-        One entry per input node, numbered from 0: how many cells back it reads. ``(2, 1)``: node 0 is the
-        output of the cell before last, node 1 that of the last cell.
-    edges
-        Pairs ``(i, j)``, ``i < j``, of input or intermediate nodes, in the order in which edges are numbered.
-    output
-        The intermediate nodes that are concatenated to the cell's output.
-    candidates
-        For each edge the names of the operations it may carry, in the paper's order; left out, all of them.
-
-    Raises
-    ------
-    ValueError
-        If that is no such graph; the message (pydantic's) names the value and what is allowed.
-    """
+    """A directed acyclic graph of input, intermediate and output nodes; pydantic's ValueError says why one is not."""
 
     inputs: tuple[int, ...]
+    """For each input node, numbered from 0, how many cells back it reads. ``(2, 1)``: node 1 reads the last cell."""
     edges: tuple[Edge, ...]
+    """Pairs ``(i, j)``, ``i < j``, of input or intermediate nodes, in the order in which edges are numbered."""
     output: tuple[int, ...]
+    """The intermediate nodes that are concatenated to the cell's output."""
     candidates: tuple[tuple[str, ...], ...] = None  # type: ignore[assignment]  # never None outside of _check
+    """For each edge the names of the operations it may carry, in the paper's order; left out, all of them."""
 
     @model_validator(mode="after")
     def _check(self) -> "Topology":
@@ -81,11 +67,9 @@ class Topology:
 
     @property
     def intermediate(self) -> range:
-        """The numbers of the intermediate nodes."""
         return range(len(self.inputs), self.nodes)
 
     def allowed(self) -> Bool[Tensor, "edge operation"]:
-        """Which operation an edge may carry."""
         allowed = [[name in names for name in NAMES] for names in self.candidates]
         return torch.tensor(allowed, dtype=torch.bool).reshape(-1, len(NAMES))
 
@@ -99,11 +83,9 @@ class Topology:
 
     def without_edges(self, *edges: Edge) -> "Topology":
         """Delete edges; the rest keep their order."""
-        for edge in edges:
-            self._number(edge)
-        kept = [k for k, edge in enumerate(self.edges) if edge not in edges]
-        pairs = [(self.edges[k], self.candidates[k]) for k in kept]
-        return replace(self, edges=tuple(e for e, _ in pairs), candidates=tuple(names for _, names in pairs))
+        dropped = [self._number(edge) for edge in edges]
+        pairs = [pair for k, pair in enumerate(zip(self.edges, self.candidates, strict=True)) if k not in dropped]
+        return replace(self, edges=tuple(edge for edge, _ in pairs), candidates=tuple(names for _, names in pairs))
 
     def with_operations(self, edge: Edge, *names: str) -> "Topology":
         """Let an edge carry these operations only; one name fixes it."""
@@ -114,14 +96,10 @@ class Topology:
         """Take operations off one edge, or off every edge."""
         if unknown := set(names) - set(NAMES):
             raise ValueError(f"unknown operation {sorted(unknown)[0]!r}; allowed: {', '.join(NAMES)}")
-        at = range(len(self.edges)) if edge is None else [self._number(edge)]
-        return replace(
-            self,
-            candidates=tuple(
-                tuple(name for name in kept if k not in at or name not in names)
-                for k, kept in enumerate(self.candidates)
-            ),
-        )
+        candidates = list(self.candidates)
+        for number in range(len(self.edges)) if edge is None else [self._number(edge)]:
+            candidates[number] = tuple(name for name in candidates[number] if name not in names)
+        return replace(self, candidates=tuple(candidates))
 
     def with_output(self, *nodes: int) -> "Topology":
         """Concatenate only these intermediate nodes to the cell's output."""
