@@ -19,7 +19,9 @@ from PIL import Image
 
 from wiring import chapters
 from wiring.__main__ import from_text
+from wiring.evidence import verdicts
 from wiring.evidence.claims import CLAIMS
+from wiring.search import records
 from wiring.search.experiments import DESCRIPTIONS, PRESETS, PURPOSES
 from wiring.supernet.topology import TOPOLOGIES
 
@@ -219,8 +221,6 @@ def test_diverged_run_is_said_in_one_line(here, capsys):
 
 
 def test_interrupted_run_says_how_to_go_on_and_goes_on(here, capsys, monkeypatch):
-    from wiring.search import records
-
     keep = records.save_checkpoint
 
     def interrupted(folder, state):
@@ -331,11 +331,18 @@ def test_verdicts_are_printed_and_written_without_nan(here, capsys):
     refused(here, capsys, ["verdicts", "--json", "verdicts.json"], "json = 'verdicts.json': exists")
 
 
+def test_verdicts_without_recorded_runs_are_refused_in_one_line(here, capsys, monkeypatch):
+    for module in (records, verdicts):
+        monkeypatch.setattr(module, "REFERENCE", here / "reference")
+    refused(here, capsys, ["verdicts"], "no recorded runs", str(here / "reference"), "source checkout")
+
+
 def test_each_preset_is_one_line_that_says_what_it_is_for(capsys):
     assert call("presets") == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert [line.split()[0] for line in out.splitlines()] == list(PRESETS) == list(PURPOSES)
+    assert [line.split()[0] for line in out.splitlines()] == list(PURPOSES)
+    assert PURPOSES.keys() == PRESETS.keys()
     assert all(len(line) < 120 and line.split("  ", 1)[1].strip() for line in out.splitlines())
 
 
@@ -381,8 +388,7 @@ def test_rerun_executes_a_chapter_with_the_parameter(here, capsys):
 
 
 def test_rerun_keeps_earlier_reruns(here, monkeypatch):
-
-    def execute(source, out, values, *options):
+    def execute(source, out, values, *arguments, **options):
         out.parent.mkdir(exist_ok=True)
         out.write_text(str(values))
 

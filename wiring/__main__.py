@@ -10,8 +10,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -22,29 +21,18 @@ MOST = 10_000
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage, and adds a command's arguments when they are first needed."""
-
-    fill: "Callable[[Parser], None] | None" = None
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's."""
-        fill, self.fill = self.fill, None
-        if fill is not None:
-            fill(self)
-        return super().parse_known_args(args, namespace)
+    """Says what is wrong in one line, without the usage; raises BrokenPipeError where nobody reads the help."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with status 2."""
         self.exit(2, f"wiring: {message}\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Leave; raises BrokenPipeError where nobody reads the help."""
         sys.stdout.flush()
         super().exit(status, message)
 
 
 class Command(NamedTuple):
-    """A command: the module that it needs, how its arguments are added, what it does with them, and its help."""
+    """The module that a command needs, how its arguments are added, what it does with them, and its help."""
 
     module: str
     add: Callable[[Parser], None]
@@ -59,9 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed), 130 (Ctrl-C), 141 (nobody reads what is printed), 143 (SIGTERM).
     """
     try:
-        with _ended_by_ctrl_c():
-            options = _options(arguments)
+        # Ctrl-C while modules are imported ends the program at once and without a traceback.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            options = _options(sys.argv[1:] if arguments is None else arguments)
             import_module(COMMANDS[options.command].module)
+        finally:
+            signal.signal(signal.SIGINT, before)
         status = _called(options)
         sys.stdout.flush()
         return status
@@ -69,6 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is left of the output goes nowhere, so that Python does not complain of it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="wiring", description="Why differentiable architecture search wires networks as it does.")
+    parser.add_argument("--version", action="version", version=f"wiring {version('wiring')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
+    for name, command in COMMANDS.items():
+        added = commands.add_parser(name, allow_abbrev=False, help=command.help, description=command.call.__doc__)
+        if name in arguments:  # what its arguments say may take seconds to import
+            command.add(added)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        actions = commands.choices[options.command]._actions
+        allowed = " ".join(option for action in actions for option in action.option_strings)
+        parser.error(f"{options.command} has no option {unknown[0]!r}; allowed: {allowed}")
+    return options
 
 
 def _called(options: argparse.Namespace) -> int:
@@ -81,47 +89,17 @@ def _called(options: argparse.Namespace) -> int:
     try:
         with raised():
             return COMMANDS[options.command].call(options) or 0
-    except ValidationError as error:
-        return _refuse(explain(error))
-    except (ValueError, ArithmeticError, DeviceFailed) as error:
-        return _refuse(str(error))
     except BrokenPipeError:
         raise
-    except OSError as error:
-        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (ValueError, ArithmeticError, DeviceFailed, OSError) as error:
+        status, message = 2, explain(error) if isinstance(error, ValidationError) else str(error)
+        if isinstance(error, OSError) and error.filename:
+            message = f"{error.filename}: {error.strerror}"
     except Stopped as stop:
         resumes = "; the same command resumes where it was saved" if options.command in ("run", "sweep") else ""
-        print(f"wiring: interrupted{resumes}", file=sys.stderr)
-        return stop.status
-
-
-@contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
-    """Ctrl-C ends the program, at once and without a traceback, while modules are imported inside the block."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="wiring", description="Why differentiable architecture search wires networks as it does.")
-    parser.add_argument("--version", action="version", version=f"wiring {version('wiring')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
-    for name, command in COMMANDS.items():
-        commands.add_parser(name, allow_abbrev=False, help=command.help).fill = command.add
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        actions = commands.choices[options.command]._actions
-        allowed = " ".join(option for action in actions for option in action.option_strings)
-        parser.error(f"{options.command} has no option {unknown[0]!r}; allowed: {allowed}")
-    return options
-
-
-def _refuse(message: str) -> int:
+        status, message = stop.status, f"interrupted{resumes}"
     print(f"wiring: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return status
 
 
 def from_text(text: str) -> Any:
@@ -135,53 +113,43 @@ def from_text(text: str) -> Any:
 def _add_run(parser: Parser) -> None:
     from wiring.search.experiments import DESCRIPTIONS, PRESETS, Experiment, settings
 
-    parser.description = (
-        "Run the experiment of a preset, each field of which can be changed. An unfinished run in the same folder is "
-        "resumed, a finished one is left as it is."
-    )
     parser.add_argument("preset", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET-<digest of the experiment>")
     authors = settings(Experiment())
     for name, meaning in DESCRIPTIONS.items():
         default = json.dumps(authors[name]).strip('"')
-        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{meaning} (authors: {default})")
+        about = f"{meaning} (authors: {default})"
+        parser.add_argument(f"--{name}", type=from_text, default=argparse.SUPPRESS, metavar="VALUE", help=about)
 
 
 def _run(options: argparse.Namespace) -> None:
-    from wiring.search.experiments import DESCRIPTIONS, preset, with_fields
+    """Run the experiment of a preset, each field of which can be changed.
+
+    An unfinished run in the same folder is resumed, a finished one is left as it is.
+    """
+    from wiring.search.experiments import DESCRIPTIONS, preset, to_json, with_fields
     from wiring.search.loop import keep_memory, log_epochs, run
     from wiring.search.records import is_done
     from wiring.search.sweeps import run_name
 
-    texts = {name: getattr(options, name) for name in DESCRIPTIONS}
-    changes = {name: from_text(text) for name, text in texts.items() if text is not None}
+    changes = {name: value for name, value in vars(options).items() if name in DESCRIPTIONS}
     experiment = with_fields(preset(options.preset), changes)
-    folder = options.out or Path("runs") / run_name(options.preset, experiment)
-    finished_before = is_done(folder)
+    folder = options.out or Path("runs") / run_name(options.preset, to_json(experiment))
+    before = "finished before, " if is_done(folder) else ""
     keep_memory()
     log_epochs()
     record = run(experiment, folder)
+    took = "{seconds} s on {data}".format_map(record.provenance)
     last = record.scalars.query("group == 'all'").iloc[-1]
-    provenance = record.provenance
-    print(f"{folder}: {'finished before, ' if finished_before else ''}{experiment.epochs} epochs", end=" ")
-    print(f"in {provenance['seconds']} s on {provenance['data']}")
+    print(f"{folder}: {before}{experiment.epochs} epochs in {took}")
     print(f"last epoch: loss {last.loss:.3f}, accuracy {last.accuracy:.3f}, cost L - H {last.cost:.3f}")
 
 
 def _add_sweep(parser: Parser) -> None:
-    parser.description = (
-        "Run every combination of the given values. What is finished is skipped, what is unfinished resumed; what "
-        "failed is said at the end, and tried again by the same command."
-    )
     parser.add_argument("name", help="a preset, or a chapter of the book")
     parser.add_argument("--seeds", metavar="SEEDS", help="0..9, or 0,3,7")
-    parser.add_argument(
-        "--grid",
-        action="append",
-        default=[],
-        metavar="FIELD=A,B,C",
-        help="values of a field (run --help) or of a chapter's parameter; may be given several times",
-    )
+    values = "values of a field (run --help) or of a chapter's parameter; may be given several times"
+    parser.add_argument("--grid", action="append", default=[], metavar="FIELD=A,B,C", help=values)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, metavar="N", help="runs at a time (default: as many as cores allow)")
     where.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, as tcp://host:8786")
@@ -190,10 +158,15 @@ def _add_sweep(parser: Parser) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    """Run every combination of the given values.
+
+    What is finished is skipped, what is unfinished resumed; what failed is said at the end, and tried again by the same
+    command.
+    """
     from wiring.chapters import chapters, reruns
     from wiring.search.experiments import PRESETS
     from wiring.search.loop import log_epochs
-    from wiring.search.sweeps import check_table, check_workers, run_tasks, runs, write_table
+    from wiring.search.sweeps import check_table, runs, write_table
 
     name, grid = options.name, _grid(options.seeds, options.grid)
     out = options.out or Path("sweeps") / name
@@ -201,13 +174,12 @@ def _sweep(options: argparse.Namespace) -> int:
     if name not in {**PRESETS, **chapters()}:
         raise ValueError(f"{name!r}: no such preset or chapter; allowed: {', '.join([*PRESETS, *chapters()])}")
     tasks = runs(name, grid, out, options.cluster is None) if name in PRESETS else reruns(name, grid, out)
-    workers = check_workers(tasks, options.workers, options.cluster)
     log_epochs()
-    failures = run_tasks(tasks.left, workers, options.cluster, options.retries)
+    failures = tasks.run(options.workers, options.cluster, options.retries)
     for run, error in failures.items():
         print(f"wiring: {run} failed: {error}", file=sys.stderr)
-    print(f"{out}: {tasks.total - len(failures)} finished ({tasks.total - len(tasks.left)} before), ", end="")
-    print(f"{len(failures)} failed")
+    finished, before = tasks.total - len(failures), tasks.total - len(tasks.left)
+    print(f"{out}: {finished} finished ({before} before), {len(failures)} failed")
     if written := write_table(out):
         print(f"{out}/results.csv: the scalars of {written} runs")
     return 1 if failures else 0
@@ -216,15 +188,16 @@ def _sweep(options: argparse.Namespace) -> int:
 def _grid(seeds: str | None, fields: Sequence[str]) -> dict[str, list[Any]]:
     """The values of each field."""
     grid: dict[str, list[Any]] = {}
-    if seeds is not None:
-        bounds = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", seeds)
-        first, last = map(int, bounds.groups()) if bounds else (0, -1)
-        if bounds and not 0 <= last - first < MOST:
+    if bounds := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", seeds or ""):
+        first, last = map(int, bounds.groups())
+        if not 0 <= last - first < MOST:
             raise ValueError(f"seeds = {seeds!r}: allowed: FIRST..LAST, at most {MOST} of them, or 0,3,7")
-        grid["seed"] = list(range(first, last + 1)) if bounds else [from_text(seed) for seed in seeds.split(",")]
+        grid["seed"] = list(range(first, last + 1))
+    elif seeds is not None:
+        grid["seed"] = [from_text(seed) for seed in seeds.split(",")]
     for field in fields:
-        name, equals, values = field.partition("=")
-        if not equals or not name or not values:
+        name, _, values = field.partition("=")
+        if not name or not values:
             raise ValueError(f"grid = {field!r}: allowed: FIELD=A,B,C")
         if name in grid:
             raise ValueError(f"grid = {field!r}: {name} is given twice")
@@ -234,22 +207,15 @@ def _grid(seeds: str | None, fields: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _add_rerun(parser: Parser) -> None:
-    parser.description = "Execute a chapter through papermill. Names and types of the parameters are checked first."
+    several: dict[str, Any] = {"action": "append", "default": [], "help": "a parameter; may be given several times"}
     parser.add_argument("chapter", help="a notebook of the book, as p1")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter; may be given several times",
-    )
+    parser.add_argument("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), **several)
     parser.add_argument("--out", type=Path, metavar="NOTEBOOK", help="default: reruns/CHAPTER.ipynb, or -2, -3, ...")
     parser.add_argument("--timeout", type=int, metavar="SECONDS", help="longest time of a cell (default: no limit)")
 
 
 def _rerun(options: argparse.Namespace) -> None:
+    """Execute a chapter through papermill. Names and types of the parameters are checked first."""
     from wiring.chapters import rerun
 
     values = {name: from_text(text) for name, text in options.parameters}
@@ -262,11 +228,11 @@ def _add_presets(parser: Parser) -> None:
 
 
 def _presets(options: argparse.Namespace) -> None:
-    from wiring.search.experiments import PRESETS, PURPOSES, Experiment, preset, settings
+    from wiring.search.experiments import PURPOSES, Experiment, preset, settings
 
     if options.name is None:
-        width = max(map(len, PRESETS))
-        print("\n".join(f"{name:{width}}  {PURPOSES[name]}" for name in PRESETS))
+        width = max(map(len, PURPOSES))
+        print("\n".join(f"{name:{width}}  {purpose}" for name, purpose in PURPOSES.items()))
         return
     experiment, authors = preset(options.name), settings(Experiment())
     print(f"{options.name}: {PURPOSES[options.name]}")
@@ -275,14 +241,13 @@ def _presets(options: argparse.Namespace) -> None:
 
 
 def _add_verdicts(parser: Parser) -> None:
-    parser.description = (
-        "Print every claim with its estimate, 95 % interval, number of seeds and verdict, from the runs in "
-        "data/reference; identities are checked on random supernets."
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write them as JSON")
 
 
 def _verdicts(options: argparse.Namespace) -> None:
+    """Print every claim with its estimate, 95 % interval, number of seeds and verdict, from the runs in data/reference;
+    identities are checked on random supernets.
+    """
     from wiring.evidence.verdicts import judge_all
 
     if options.json is not None and options.json.exists():

@@ -7,10 +7,9 @@ import ast
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from traitlets.config import Config
 
 from wiring.search.experiments import DESCRIPTIONS, preset
 from wiring.search.preflight import preflight
-from wiring.search.sweeps import Tasks, combinations, cores
+from wiring.search.sweeps import Tasks, combinations, cores, run_name
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
@@ -75,24 +74,17 @@ def parameters(name: str) -> dict[str, Parameter]:
 def check(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values for a chapter's parameters, as its annotations have them: a whole number for a float is made one.
 
-    Raises
-    ------
-    ChapterError
-        If the chapter has no such parameter, or a value is not of its type.
-    ValueError
-        If the chapter's preset cannot take the values, or cannot run (:func:`wiring.search.preflight.preflight`).
+    Raises ChapterError if it has no such parameter or a value is not of its type; ValueError if its preset cannot take
+    the values, or cannot run (:func:`wiring.search.preflight.preflight`).
     """
     declared, checked = parameters(name), dict[str, Any]()
     for key, value in values.items():
         if key not in declared:
-            raise ChapterError(
-                f"chapter {name!r} has no parameter {key!r}; allowed: {', '.join(declared) or '(it takes none)'}"
-            )
-        annotation = declared[key].annotation
+            allowed = ", ".join(declared) or "(it takes none)"
+            raise ChapterError(f"chapter {name!r} has no parameter {key!r}; allowed: {allowed}")
+        annotation, allowed = declared[key].annotation, ", ".join(TYPES)
         if annotation not in TYPES:
-            raise ChapterError(
-                f"parameter {key} of chapter {name!r} is typed {annotation}; allowed: {', '.join(TYPES)}"
-            )
+            raise ChapterError(f"parameter {key} of chapter {name!r} is typed {annotation}; allowed: {allowed}")
         try:
             checked[key] = TypeAdapter(TYPES[annotation]).validate_python(value, strict=True)
         except ValidationError as error:
@@ -103,36 +95,17 @@ def check(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if annotation.startswith("int") and value is not None and value < least:
             raise ChapterError(f"parameter {key} = {value!r} of chapter {name!r}: must be at least {least}")
     if "preset" in declared:
-        # Parameters named like an experiment's fields are changes to the preset: refuse them here, in one line, and
-        # not in a kernel.
+        # Parameters named like an experiment's fields change the preset: refuse them here, not in a kernel.
         chosen = checked.get("preset", ast.literal_eval(declared["preset"].default))
         preflight(preset(chosen, **{key: value for key, value in checked.items() if key in DESCRIPTIONS}))
     return checked
 
 
 def rerun(name: str, values: Mapping[str, Any], out: Path | None = None, timeout: int | None = None) -> Path:
-    """Execute a chapter with other parameters and keep it as a notebook of its own.
+    """Execute a chapter with other parameters as a notebook of its own: ``out``, whose path is returned.
 
-    Parameters
-    ----------
-    name
-        The chapter.
-    values
-        Parameters by name.
-    out
-        The notebook to write; by default the first free ``reruns/NAME.ipynb``, ``reruns/NAME-2.ipynb``, ...
-    timeout
-        Seconds that a cell may take; ``None`` is no limit.
-
-    Returns
-    -------
-    Path
-        The notebook written.
-
-    Raises
-    ------
-    ChapterError
-        Before anything runs: as :func:`check`, or ``out`` exists. Then as :func:`execute`.
+    By default that is the first free ``reruns/NAME.ipynb``, ``reruns/NAME-2.ipynb``, ... Raises ValueError before
+    anything runs as :func:`check`, or if ``out`` exists; then as :func:`execute`.
     """
     values = check(name, values)
     if out is None:
@@ -154,40 +127,24 @@ def reruns(name: str, grid: Mapping[str, Iterable[Any]], out: Path) -> Tasks:
     Each is kept as ``NAME-<digest>.ipynb`` in the folder ``out``; as many are run at a time as there are cores. Raises
     ValueError as :func:`check`, for any of them.
     """
-    left: dict[str, Callable[[], object]] = {}
     choices = [check(name, choice) for choice in combinations(grid)]
-    for values in choices:
-        path = out / f"{name}-{sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]}.ipynb"
-        if not path.exists():
-            left[str(path)] = partial(execute, chapter(name), path.resolve(), values)
+    paths = [out / f"{run_name(name, json.dumps(values, sort_keys=True))}.ipynb" for values in choices]
+    left = {
+        str(path): partial(execute, chapter(name), path.resolve(), values)
+        for path, values in zip(paths, choices, strict=True)
+        if not path.exists()
+    }
     return Tasks(len(choices), left, cores())
 
 
 def execute(
-    source: Path,
-    out: Path,
-    values: dict[str, Any],
-    timeout: int | None = None,
-    progress: bool = False,
+    source: Path, out: Path, values: dict[str, Any], timeout: int | None = None, progress: bool = False
 ) -> None:
-    """Execute a notebook in a kernel of its own, from the working folder.
+    """Execute a notebook with these parameters in a kernel of its own, from the working folder.
 
-    Parameters
-    ----------
-    source, out
-        The notebook to execute, which stays as it is, and the one to write when all is executed.
-    values
-        Its parameters, by name.
-    timeout
-        Seconds that a cell may take; ``None`` is no limit.
-    progress
-        Whether to show it on the standard error: a bar on a terminal, else a line for each cell.
-
-    Raises
-    ------
-    ChapterError
-        If a cell fails, takes too long or its kernel dies, naming it. As far as it got, the notebook is kept beside
-        ``out`` as ``.partial.ipynb``.
+    A cell may take ``timeout`` seconds. Progress is shown on the standard error: a bar on a terminal, else a line for
+    each cell. Raises ChapterError, naming the cell, if one fails, takes too long or its kernel dies; as far as it got,
+    the notebook is kept beside ``out`` as ``.partial.ipynb``.
     """
     unfinished, terminal = _partial(out), sys.stderr.isatty()
 
@@ -213,22 +170,15 @@ def execute(
                 ),
             )
     except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
-        match error:
-            case PapermillExecutionError():
-                cell, reason = error.exec_count, f"{error.ename}: {error.evalue}"
-            case DeadKernelError():
-                cell, reason = _started(unfinished), "its kernel died"
-            case _:
-                cell, reason = _started(unfinished), f"took more than {timeout} s"
+        if isinstance(error, PapermillExecutionError):
+            cell, reason = error.exec_count, f"{error.ename}: {error.evalue}"
+        else:
+            code = [cell for cell in nbformat.read(unfinished, as_version=4).cells if cell.cell_type == "code"]
+            cell = sum(cell.metadata.papermill.get("start_time") is not None for cell in code)
+            reason = "its kernel died" if isinstance(error, DeadKernelError) else f"took more than {timeout} s"
         raise ChapterError(f"chapter {source.stem!r}, cell {cell}: {reason}; kept in {unfinished}") from error
     unfinished.replace(out)
 
 
 def _partial(out: Path) -> Path:
     return out.with_suffix(".partial.ipynb")
-
-
-def _started(path: Path) -> int:
-    """How many code cells of a notebook were started."""
-    cells = nbformat.read(path, as_version=4).cells
-    return sum(cell.cell_type == "code" and bool(cell.metadata.papermill.get("start_time")) for cell in cells)

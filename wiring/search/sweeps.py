@@ -7,15 +7,15 @@
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, as_completed
-from contextlib import closing, contextmanager
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pandas as pd
 from joblib.externals.loky import get_reusable_executor
@@ -32,18 +32,24 @@ DEATHS = 3
 CONNECT = 10
 #: The name of a sweep's table.
 TABLE = "results.csv"
-
+Task = Callable[[], object]
 LOG = logging.getLogger(__name__)
-#: What a task is called.
-Name = TypeVar("Name", str, int)
 
 
 class Tasks(NamedTuple):
     """What a sweep comes to: the number of its runs, how to do those not finished, and how many fit at a time."""
 
     total: int
-    left: Mapping[str, Callable[[], object]]
+    left: Mapping[str, Task]
     room: int
+
+    def run(self, workers: int | None, cluster: str | None, retries: int) -> dict[str, str]:
+        """Do what is left, by default as many at a time as fit; as :func:`run_tasks`."""
+        if cluster is None and workers is not None and not 1 <= workers <= self.room:
+            raise ValueError(
+                f"workers = {workers}: allowed: 1 to {self.room}, as many as there are cores for their threads"
+            )
+        return run_tasks(self.left, workers or min(self.room, max(1, len(self.left))), cluster, retries)
 
 
 def sweep(
@@ -54,35 +60,19 @@ def sweep(
     cluster: str | None = None,
     retries: int = 0,
 ) -> pd.DataFrame:
-    """Run an experiment with every combination of the given values, each run in a process of its own.
+    """Run an experiment, or a preset, with every combination of the given values, each run in a process of its own.
 
-    Parameters
-    ----------
-    experiment
-        A preset's name, or what to run.
-    grid
-        For each field the values it takes, as in :func:`wiring.preset`.
-    folder
-        Each run has a folder there; what is finished is skipped, what is unfinished resumed. ``None`` keeps nothing.
-    workers, cluster, retries
-        As for :func:`run_tasks`; by default as many workers as there are cores for the runs' threads.
+    The ``grid`` has for each field the values it takes, as in :func:`wiring.preset`. Each run has a folder in
+    ``folder``: what is finished there is skipped, what is unfinished resumed; ``None`` keeps nothing. By default as
+    many ``workers`` run at a time as there are cores for the runs' threads; see :func:`run_tasks`.
 
-    Returns
-    -------
-    DataFrame
-        The scalars of all runs in the folder (:func:`gather`).
-
-    Raises
-    ------
-    ValueError
-        Before anything runs: as :func:`runs`, or for ``workers``, ``cluster`` or ``retries``.
-    RuntimeError
-        After all runs, naming those that failed; the others stay in the folder.
+    Returns the scalars of all runs in the folder (:func:`gather`). Raises ValueError before anything runs, as
+    :func:`runs`, or for ``workers``, ``cluster`` or ``retries``; RuntimeError after all runs, naming those that
+    failed: the others stay in the folder.
     """
     with TemporaryDirectory() as scratch:
         out = Path(scratch if folder is None else folder)
-        tasks = runs(experiment, grid, out, device=cluster is None)
-        failures = run_tasks(tasks.left, check_workers(tasks, workers, cluster), cluster, retries)
+        failures = runs(experiment, grid, out, device=cluster is None).run(workers, cluster, retries)
         table = gather(out)
     if failures:
         raise RuntimeError("; ".join(f"{name}: {error}" for name, error in failures.items()))
@@ -90,42 +80,23 @@ def sweep(
 
 
 def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str | None = None) -> list[Record]:
-    """Run an experiment once per seed, as many at a time as there are cores for its threads.
+    """Run an experiment once per seed, instead of its own, as many at a time as there are cores for its threads.
 
-    Parameters
-    ----------
-    experiment
-        What to run; its own seed is replaced.
-    seeds
-        One run each.
-    folder
-        Each run is kept in ``folder/seed-N`` and resumed there (:func:`wiring.run`); ``None`` keeps nothing.
+    Each run is kept in ``folder/seed-N`` and resumed there (:func:`wiring.run`); ``None`` keeps nothing. Its record, in
+    the order of the seeds, is what the same run alone would give.
 
-    Returns
-    -------
-    list of Record
-        In the order of the seeds; each is what the same run alone would give.
-
-    Raises
-    ------
-    ValueError
-        If there is no seed, or one stands twice, and as :func:`wiring.run`, which may raise more.
+    Raises ValueError if there is no seed, or one stands twice, and as :func:`wiring.run`, which may raise more.
     """
-    by_seed = [replace(experiment, seed=seed) for seed in seeds]
-    if not by_seed:
+    seeds = list(seeds)
+    if not seeds:
         raise ValueError("seeds: none given; at least one run is needed")
-    if len(set(by_seed)) < len(by_seed):
-        raise ValueError(f"seeds {[e.seed for e in by_seed]}: a seed stands twice")
-    tasks = {
-        e.seed: partial(run, e, None if folder is None else Path(folder).resolve() / f"seed-{e.seed}") for e in by_seed
-    }
-    records: dict[int, Record] = {}
-    with closing(_outcomes(tasks, min(len(tasks), places(experiment)), "seeds")) as outcomes:
-        for seed, outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
-            records[seed] = outcome
-    return [records[seed] for seed in tasks]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds {seeds}: a seed stands twice")
+    root = None if folder is None else Path(folder).resolve()
+    tasks = {seed: partial(run, replace(experiment, seed=seed), root and root / f"seed-{seed}") for seed in seeds}
+    with closing(_done(tasks, min(len(tasks), places(experiment)), "seeds")) as done:
+        records = {seed: future.result() for seed, future in done}
+    return [records[seed] for seed in seeds]
 
 
 def cores() -> int:
@@ -138,20 +109,9 @@ def places(experiment: Experiment) -> int:
     return 1 if experiment.device == "cuda" else max(1, cores() // experiment.threads)
 
 
-def check_workers(tasks: Tasks, workers: int | None, cluster: str | None) -> int:
-    """How many workers to start; raises ValueError where the machine has no room for those asked for."""
-    if workers is None:
-        return min(tasks.room, max(1, len(tasks.left)))
-    if cluster is None and not 1 <= workers <= tasks.room:
-        raise ValueError(
-            f"workers = {workers}: allowed: 1 to {tasks.room}, as many as there are cores for their threads"
-        )
-    return workers
-
-
-def run_name(name: str, experiment: Experiment) -> str:
-    """The name of a run's folder: the preset's, and a digest of every field."""
-    return f"{name}-{sha256(to_json(experiment).encode()).hexdigest()[:8]}"
+def run_name(name: str, fields: str) -> str:
+    """The name of what a run leaves: the preset's or chapter's, and a digest of its fields as JSON."""
+    return f"{name}-{sha256(fields.encode()).hexdigest()[:8]}"
 
 
 def combinations(grid: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
@@ -162,24 +122,13 @@ def combinations(grid: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
 def runs(experiment: str | Experiment, grid: Mapping[str, Iterable[Any]], out: Path, device: bool = True) -> Tasks:
     """The runs of a sweep: every combination of the given values, each in a folder of its own in ``out``.
 
-    Parameters
-    ----------
-    experiment, grid
-        As for :func:`sweep`.
-    out
-        The folder of the sweep.
-    device
-        Whether device and data have to be there; a cluster's workers have their own.
-
-    Raises
-    ------
-    ValueError
-        If there is no such preset, a value does not fit (pydantic.ValidationError), two runs are the same, one cannot
-        run (:func:`wiring.search.preflight.preflight`), or a folder holds something else.
+    Without ``device``, device and data need not be there; a cluster's workers have their own. Raises ValueError if
+    there is no such preset, a value does not fit (pydantic.ValidationError), two runs are the same, one cannot run
+    (:func:`wiring.search.preflight.preflight`), or a folder holds something else.
     """
     name, base = (experiment, preset(experiment)) if isinstance(experiment, str) else ("run", experiment)
     chosen = [with_fields(base, choice) for choice in combinations(grid)]
-    folders = {out / run_name(name, e): e for e in chosen}
+    folders = {out / run_name(name, to_json(e)): e for e in chosen}
     if len(folders) < len(chosen):
         raise ValueError(f"grid = {dict(grid)}: two of its {len(chosen)} runs are the same; give each value once")
     for e in dict.fromkeys(replace(e, seed=0) for e in chosen):  # whatever the seed
@@ -191,39 +140,20 @@ def runs(experiment: str | Experiment, grid: Mapping[str, Iterable[Any]], out: P
     return Tasks(len(chosen), left, min(map(places, chosen)))
 
 
-def run_tasks(
-    tasks: Mapping[str, Callable[[], object]], workers: int, cluster: str | None = None, retries: int = 0
-) -> dict[str, str]:
+def run_tasks(tasks: Mapping[str, Task], workers: int, cluster: str | None = None, retries: int = 0) -> dict[str, str]:
     """Do every task, each in one of several processes; progress is a bar on a terminal, else lines in the log.
 
-    Parameters
-    ----------
-    tasks
-        By name; a task is done on the machine of its worker, so that it must find its files there.
-    workers
-        How many at a time on this machine; its value does not matter on a cluster.
-    cluster
-        The address of a Dask scheduler, ``tcp://host:8786``; ``None`` is this machine.
-    retries
-        How often a task that fails is tried again at once.
+    Without ``cluster``, ``workers`` tasks at a time on this machine; else on the workers of the Dask scheduler at that
+    address, ``tcp://host:8786``, where each must find its files. A task that fails is tried again at once, ``retries``
+    times.
 
-    Returns
-    -------
-    dict
-        Of the tasks that failed, by name: the error. A worker that dies fails no task; another goes on with it.
-
-    Raises
-    ------
-    ValueError
-        If ``retries`` is negative, there is no such cluster, or the extra ``cluster`` is not installed.
+    Returns the errors of the tasks that failed, by name. A worker that dies fails no task; another goes on with it.
+    Raises ValueError if ``retries`` is negative, there is no such cluster, or the extra ``cluster`` is not installed.
     """
     if retries < 0:
         raise ValueError(f"retries = {retries}: must be at least 0")
-    return {
-        name: " ".join(f"{type(outcome).__name__}: {outcome}".split())
-        for name, outcome in _outcomes(tasks, workers, "runs", cluster, retries)
-        if isinstance(outcome, Exception)
-    }
+    errors = {name: future.exception() for name, future in _done(tasks, workers, "runs", cluster, retries)}
+    return {name: " ".join(f"{type(error).__name__}: {error}".split()) for name, error in errors.items() if error}
 
 
 def gather(folder: Path) -> pd.DataFrame:
@@ -258,10 +188,10 @@ def write_table(folder: Path) -> int:
     return int(table["run"].nunique())
 
 
-def _outcomes(
-    tasks: Mapping[Name, Callable[[], object]], workers: int, unit: str, cluster: str | None = None, retries: int = 0
-) -> Generator[tuple[Name, Any], None, None]:
-    """Do every task in a process; yields its name, and what it returned or the exception that it raised at last."""
+def _done(
+    tasks: Mapping[Any, Task], workers: int, unit: str, cluster: str | None = None, retries: int = 0
+) -> Generator[tuple[Any, Future[Any]], None, None]:
+    """Do every task in a process; yields its name, and what it returned or raised at last."""
     left, failed = dict(tasks), 0
     attempt = partial(_attempt, retries=retries, log=LOG.isEnabledFor(logging.INFO))
     with tqdm(total=len(tasks), desc=unit, disable=None) as bar:
@@ -277,23 +207,22 @@ def _outcomes(
                     bar.set_postfix(failed=failed)
                     bar.update()
                     LOG.info("%d/%d %s, %d failed", len(tasks) - len(left), len(tasks), unit, failed)
-                    yield name, future.result() if error is None else error
+                    yield name, future
             if not left:
                 return
-    for name in left:
-        yield name, DeviceFailed(f"its worker died, {1 + DEATHS} times; is there enough memory?")
+    given_up = Future[Any]()
+    given_up.set_exception(DeviceFailed(f"its worker died, {1 + DEATHS} times; is there enough memory?"))
+    yield from ((name, given_up) for name in left)
 
 
-def _attempt(task: Callable[[], object], retries: int, log: bool) -> object:
+def _attempt(task: Task, retries: int, log: bool) -> object:
     """Do a task, in a worker; raises what the last try raised."""
     keep_memory()
     if log:
         log_epochs()
     for _ in range(retries):
-        try:
+        with suppress(Exception):  # whatever it is, it may go well the next time
             return task()
-        except Exception:  # whatever it is, it may go well the next time
-            continue
     return task()
 
 
@@ -312,10 +241,10 @@ def processes(workers: int, cluster: str | None) -> Iterator[Executor]:
         return
     try:
         from distributed import Client
+
+        client = Client(cluster, timeout=CONNECT, set_as_default=False)
     except ImportError as error:
         raise ValueError(f"cluster = {cluster!r}: needs Dask, which the extra installs: wiring[cluster]") from error
-    try:
-        client = Client(cluster, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"cluster = {cluster!r}: no Dask scheduler answers there") from error
     with client:
