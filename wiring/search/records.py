@@ -139,10 +139,7 @@ def _flush(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes off a run's folder, which is made; the system ends the lock with the process.
-
-    Raises RecordError if another process runs there.
-    """
+    """Keep other processes off a run's folder, which is made. Raises RecordError if another process runs there."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / ".lock").acquire(blocking=False)
@@ -161,8 +158,7 @@ def check_run(folder: Path, experiment: Experiment) -> None:
                 difference = f"{name} = {kept[name]!r} there, {value!r} here"
                 raise RecordError(f"{folder} holds another experiment: {difference}; choose another folder")
     elif folder.exists():
-        # A process that was killed before its first file leaves these two.
-        leftovers = {".lock", ".experiment.json.partial"}
+        leftovers = {".lock", ".experiment.json.partial"}  # of a process that was killed before its first file
         if not folder.is_dir() or any(path.name not in leftovers for path in folder.iterdir()):
             raise RecordError(f"{folder} is not a run folder (no experiment.json) and not empty; choose another folder")
 
@@ -238,7 +234,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} is no checkpoint that this version of wiring reads ({known!r} is)")
     archive = content[len(CHECKPOINT) : -32]
     try:
-        _unpacked(archive)
+        _opened(archive)  # only to be checked
         state: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken archive makes zipfile or torch raise
         raise Damaged(f"{path} is damaged: {type(error).__name__}") from error
@@ -257,25 +253,25 @@ def _read(path: Path) -> bytes:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _unpacked(content: bytes) -> dict[str, bytes]:
-    """The members of a zip archive. Raises ValueError where they are larger than it, as in none that we write."""
-    with ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != ZIP_STORED for member in members):
-            raise ValueError("a member is compressed")
-        if sum(member.file_size for member in members) > len(content):
-            raise ValueError("its members are larger than it")
-        return {member.filename: archive.read(member) for member in members}
+def _opened(content: bytes) -> ZipFile:
+    """A zip archive. Raises ValueError where it would unpack to more than its own size, as none that we write does."""
+    archive = ZipFile(io.BytesIO(content))
+    if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
+        raise ValueError("a member is compressed")
+    if sum(member.file_size for member in archive.infolist()) > len(content):
+        raise ValueError("its members are larger than it")
+    return archive
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
     """The arrays of an npz archive. Raises ValueError, also where a header says more or less than its member holds."""
+    archive = _opened(content)
     arrays: dict[str, np.ndarray] = {}
-    for name, member in _unpacked(content).items():
-        file = io.BytesIO(member)
-        np.lib.format.read_magic(file)
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        entries = np.frombuffer(bytearray(file.read()), dtype)
+    for name in archive.namelist():
+        member = io.BytesIO(archive.read(name))
+        np.lib.format.read_magic(member)
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+        entries = np.frombuffer(bytearray(member.read()), dtype)
         arrays[name.removesuffix(".npy")] = entries.reshape(shape, order="F" if is_fortran else "C")
     return arrays
 
@@ -333,10 +329,7 @@ def load(folder: Path | str) -> Record:
 
 
 def load_reference(name: str) -> list[Record]:
-    """The recorded runs of a preset in ``data/reference``, in the order of their seeds; empty if there are none.
-
-    Raises ValueError if there is no such preset.
-    """
+    """The recorded runs of a preset in ``data/reference``, by seed. Raises ValueError if there is no such preset."""
     if name not in PRESETS:
         raise ValueError(f"{name!r}: no such preset; allowed: {', '.join(PRESETS)}")
     return sorted(map(load, REFERENCE.glob(f"{name}/seed-*")), key=lambda record: record.experiment.seed)
