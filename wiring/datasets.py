@@ -40,10 +40,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels on one device.
-
-    Raises DataError if tensors or labels do not fit this, or the name is another data set's.
-    """
+    """Images and labels on one device. Raises DataError if they do not fit this, or the name is another data set's."""
 
     name: str
     """What records say: where the images come from."""
@@ -139,18 +136,11 @@ class Loader:
 def load_dataset(
     data: str | Dataset, image_size: int | None = None, images: int | None = None, seed: int = 0
 ) -> Dataset:
-    """Load a data set by name, or take one that is in memory, and bring it to the wanted size.
+    """Load a data set by name (``digits``, ``cifar10``, ``folder:PATH``), or take one that is in memory.
 
-    Raises DataError if there is no such data set, or its files are missing, broken or not all of one size.
-
-    Parameters
-    ----------
-    data
-        ``digits``, ``cifar10``, ``folder:PATH``, or the images themselves.
-    image_size
-        Resize to squares of that many pixels.
-    images
-        Keep a random subset of that many images, drawn by ``seed``.
+    ``image_size`` resizes to squares of that many pixels, ``images`` keeps a random subset of that many, drawn by
+    ``seed``; None leaves both as they are. Raises DataError if there is no such data set, or its files are missing,
+    broken or not all of one size.
     """
     if data == "digits":
         data = _digits()
@@ -250,10 +240,7 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
 
 
 def sample(name: str, images: int, seed: int = 0, size: int | None = None) -> tuple[Images, Labels]:
-    """A batch of randomly drawn images, normalised, in double precision, with its labels: to check identities on.
-
-    Raises DataError as :func:`load_dataset`.
-    """
+    """Random images, normalised, in double precision, and their labels. Raises DataError as :func:`load_dataset`."""
     dataset = load_dataset(name, size, images, seed)
     loader = Loader(dataset, dataset.moments(), images, 0, flip=False, generator=torch.Generator().manual_seed(seed))
     pixels, labels = next(iter(loader))

@@ -201,10 +201,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint, on the CPU, or None if there is none.
+    """The last undamaged checkpoint, on the CPU, or None if there is none at all.
 
-    If the newest is damaged, it is set aside, as ``checkpoint.damaged-<digest>.pt``, and the one before is taken.
-    Raises RecordError if there is no undamaged one, or the newest is of another format.
+    A damaged one is then set aside, as ``checkpoint.damaged-<digest>.pt``. Raises RecordError if all are damaged, or
+    the newest is of another format.
     """
     paths = [path for name in CHECKPOINTS if (path := folder / name).exists()]
     for number, path in enumerate(paths):
