@@ -2,10 +2,8 @@
 
 ``digits`` comes with scikit-learn, ``cifar10`` is read from the folder that the environment variable
 ``WIRING_DATA`` names (torchvision's files, or an image-folder tree ``train/<class>/*``), or downloaded there by
-torchvision; ``folder:PATH`` is any image-folder tree.
-
-scikit-learn and torchvision are imported where they are used: they take seconds, which no one who only shows what was
-recorded should wait for.
+torchvision; ``folder:PATH`` is any image-folder tree. Both packages are imported where they are used: they take
+seconds, which no one who only shows what was recorded should wait for.
 """
 
 import os
@@ -27,6 +25,8 @@ from tqdm import tqdm
 from wiring.supernet.normalise import Images
 
 Labels = Int64[Tensor, " image"]
+#: Mean and standard deviation of each channel.
+Moments = tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]]
 #: As they are stored; :data:`Images` are what the supernet sees.
 RawImages = UInt8[Tensor, "image height width channel"]
 
@@ -40,26 +40,14 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels on one device.
-
-    Parameters
-    ----------
-    name
-        What records say: where the images come from.
-    classes
-        The names of the classes; a label is an index into them.
-    pixels, labels
-        The images, channels last as they are stored, and their labels.
-
-    Raises
-    ------
-    DataError
-        If tensors or labels do not fit this, or the name is another data set's.
-    """
+    """Images and labels on one device. Raises DataError if they do not fit this, or the name is another data set's."""
 
     name: str
+    """What records say: where the images come from."""
     classes: tuple[str, ...]
+    """The names of the classes; a label is an index into them."""
     pixels: RawImages
+    """The images, channels last as they are stored."""
     labels: Labels
 
     def __post_init__(self) -> None:
@@ -85,7 +73,7 @@ class Dataset:
         """Some of the images, in that order."""
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
-    def moments(self) -> tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]]:
+    def moments(self) -> Moments:
         """Mean and standard deviation of each channel, over all pixels of all images."""
         chunks = [chunk.double() for chunk in self.pixels.flatten(0, 2).split(1 << 20)]
         count = sum(len(chunk) for chunk in chunks)
@@ -109,44 +97,19 @@ def check_batch(batch: int, images: int, name: str) -> None:
 
 
 class Loader:
-    """Shuffled, augmented batches of one data set; each :func:`iter` is one epoch of whole batches.
+    """Shuffled, augmented batches of one data set, on its device; each :func:`iter` is one epoch of whole batches.
 
-    The last images of a shuffle that fill no batch are left out, so that every cost is a mean over equally
-    many images.
-
-    Parameters
-    ----------
-    dataset
-        The images, on the device where the batches are wanted.
-    moments
-        Mean and standard deviation that normalise each channel (:meth:`Dataset.moments`).
-    batch
-        Images in a batch.
-    crop
-        Each image is padded by that many black pixels and cropped to its size at a random place of its own.
-    flip
-        Mirror each image with probability 1/2.
-    generator
-        Draws order, crops and flips, on the CPU.
-
-    Raises
-    ------
-    DataError
-        If there are fewer images than a batch needs.
+    The last images of a shuffle that fill no batch are left out, so that every cost is a mean over equally many images.
+    Each image is padded by ``crop`` black pixels and cropped to its size at a random place of its own, and with
+    ``flip`` mirrored with probability 1/2; ``moments`` normalise each channel (:meth:`Dataset.moments`). Order, crops
+    and flips are drawn from ``generator``, on the CPU. Raises DataError if there are fewer images than a batch needs.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        moments: tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]],
-        batch: int,
-        crop: int,
-        flip: bool,
-        generator: torch.Generator,
+        self, dataset: Dataset, moments: Moments, batch: int, crop: int, flip: bool, generator: torch.Generator
     ) -> None:
         check_batch(batch, len(dataset), dataset.name)
         self.dataset, self.batch, self.crop, self.flip, self.generator = dataset, batch, crop, flip, generator
-        self.height, self.width = dataset.pixels.shape[1:3]
         # One border for the whole data set instead of one for each batch.
         self._padded = F.pad(dataset.pixels, (0, 0, crop, crop, crop, crop))
         self._mean, self._deviation = moments
@@ -159,14 +122,13 @@ class Loader:
         for index in order[: len(self) * self.batch].split(self.batch):
             yield self._augmented(index), self.dataset.labels[index]
 
-    def _augmented(self, index: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channel height width"]:
-        rows, columns = torch.arange(self.height), torch.arange(self.width)
+    def _augmented(self, index: Int64[Tensor, " batch"]) -> Images:
+        height, width = self.dataset.pixels.shape[1:3]
         top, left = torch.randint(2 * self.crop + 1, (2, len(index), 1), generator=self.generator)
         mirrored = torch.rand(len(index), 1, generator=self.generator) < (0.5 if self.flip else 0.0)
-        rows = top + rows
-        columns = left + torch.where(mirrored, columns.flip(0), columns)
-        device = self._padded.device
-        rows, columns = rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
+        rows = (top + torch.arange(height)).to(index.device, non_blocking=True)
+        columns = left + torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
+        columns = columns.to(index.device, non_blocking=True)
         pixels = self._padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         return ((pixels.float() - self._mean) / self._deviation).permute(0, 3, 1, 2)
 
@@ -174,24 +136,11 @@ class Loader:
 def load_dataset(
     data: str | Dataset, image_size: int | None = None, images: int | None = None, seed: int = 0
 ) -> Dataset:
-    """Load a data set by name, or take one that is in memory, and bring it to the wanted size.
+    """Load a data set by name (``digits``, ``cifar10``, ``folder:PATH``), or take one that is in memory.
 
-    Parameters
-    ----------
-    data
-        ``digits``, ``cifar10``, ``folder:PATH``, or the images themselves.
-    image_size
-        Resize to squares of that many pixels; ``None`` keeps the size.
-    images
-        Keep a random subset of that many images.
-    seed
-        Draws the subset.
-
-    Raises
-    ------
-    DataError
-        If there is no such data set, or its files are missing, broken or not all of one size, or what is in memory is
-        no data set.
+    ``image_size`` resizes to squares of that many pixels, ``images`` keeps a random subset of that many, drawn by
+    ``seed``; None leaves both as they are. Raises DataError if there is no such data set, or its files are missing,
+    broken or not all of one size.
     """
     if data == "digits":
         data = _digits()
@@ -204,26 +153,13 @@ def load_dataset(
         source = _folder(path, f"image folder {path.name}", seed, images, image_size)
     else:
         raise DataError(f"data = {data!r}: no such data set; allowed: digits, cifar10, folder:PATH")
-    if image_size is not None and source.pixels.shape[1:3] != (image_size, image_size):
-        source = replace(source, pixels=_resized(source.pixels, image_size))
-    return source
+    if image_size is None or source.pixels.shape[1:3] == (image_size, image_size):
+        return source
+    from torchvision.transforms.v2.functional import resize
 
-
-def _check(dataset: Dataset) -> None:
-    """Raise DataError where the tensors are not what a data set's have to be."""
-    pixels, labels, classes = dataset.pixels, dataset.labels, len(dataset.classes)
-    if pixels.dtype != torch.uint8 or pixels.dim() != 4:
-        raise DataError(
-            f"{dataset.name}: pixels are {pixels.dtype} of shape {tuple(pixels.shape)}; "
-            "allowed: torch.uint8 of shape (images, height, width, channels)"
-        )
-    if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
-        raise DataError(
-            f"{dataset.name}: labels are {labels.dtype} of shape {tuple(labels.shape)}; "
-            f"allowed: torch.int64, one for each of the {len(pixels)} images"
-        )
-    if not ((labels >= 0) & (labels < classes)).all():
-        raise DataError(f"{dataset.name}: labels from {labels.min()} to {labels.max()}; allowed: 0 to {classes - 1}")
+    size = [image_size, image_size]
+    parts = [resize(part.permute(0, 3, 1, 2), size, antialias=True) for part in source.pixels.split(4096)]
+    return replace(source, pixels=torch.cat(parts).permute(0, 2, 3, 1).contiguous())
 
 
 def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tensor, " chosen"]:
@@ -250,12 +186,12 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
             return _folder(tree, name, seed, images, image_size)
     from torchvision.datasets import CIFAR10
 
-    made = not root.exists()
+    is_new = not root.exists()
     try:
         # torchvision compares the checksums of its files before it opens them.
         source = CIFAR10(str(root), train=True, download=not (root / CIFAR10.base_folder).is_dir())
     except (OSError, RuntimeError, HTTPException) as error:
-        if made:
+        if is_new:
             with suppress(OSError):  # a part of the download may be in it
                 root.rmdir()
         reason = str(error).splitlines()[0]
@@ -299,26 +235,13 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
         if pixels[-1].shape != pixels[0].shape:
             sizes = " and ".join("x".join(map(str, p.shape[1::-1])) for p in (pixels[0], pixels[-1]))
             raise DataError(f"data = 'folder:{path}': images of {sizes} pixels ({file}); give image_size")
-    labels = torch.tensor(tree.targets)[chosen]
-    return Dataset(name, tuple(tree.classes), torch.from_numpy(np.stack(pixels)), labels)
+    stacked, labels = torch.from_numpy(np.stack(pixels)), torch.tensor(tree.targets)[chosen]
+    return Dataset(name, tuple(tree.classes), stacked, labels)
 
 
-def _resized(pixels: RawImages, size: int) -> UInt8[Tensor, "image size size channel"]:
-    from torchvision.transforms.v2.functional import resize
-
-    parts = [resize(part.permute(0, 3, 1, 2), [size, size], antialias=True) for part in pixels.split(4096)]
-    return torch.cat(parts).permute(0, 2, 3, 1).contiguous()
-
-
-def sample(
-    name: str, images: int, seed: int = 0, size: int | None = None
-) -> tuple[Float[Tensor, "image channel height width"], Labels]:
-    """A batch of randomly drawn images, normalised, in double precision, with its labels: to check identities on.
-
-    Raises DataError as :func:`load_dataset`.
-    """
+def sample(name: str, images: int, seed: int = 0, size: int | None = None) -> tuple[Images, Labels]:
+    """Random images, normalised, in double precision, and their labels. Raises DataError as :func:`load_dataset`."""
     dataset = load_dataset(name, size, images, seed)
-    random = torch.Generator().manual_seed(seed)
-    loader = Loader(dataset, dataset.moments(), images, crop=0, flip=False, generator=random)
+    loader = Loader(dataset, dataset.moments(), images, 0, flip=False, generator=torch.Generator().manual_seed(seed))
     pixels, labels = next(iter(loader))
     return pixels.double(), labels

@@ -18,10 +18,9 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -35,10 +34,9 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from wiring.search.experiments import LEVELS, PRESETS, Experiment, explain, from_json, to_dict, to_json
-from wiring.supernet.operations import NAMES
+from wiring.supernet import NAMES
 
-#: Raised by one whenever a record of an older format would be misread. Format 1, which is read too, has no checksum of
-#: the provenance.
+#: Raised by one whenever an older record would be misread; format 1, read too, has no checksum of the provenance.
 FORMAT = 2
 #: A checkpoint is this line, torch's archive, and the SHA-256 of both; its number is raised like ``FORMAT``.
 CHECKPOINT = b"wiring checkpoint 2\n"
@@ -55,7 +53,6 @@ OPERATIONS_BEFORE_NAMES = (
     *("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"),
     *("sep_conv_3x3", "dil_conv_3x3", "dil_conv_5x5", "sep_conv_5x5"),
 )
-
 #: The records that the book shows.
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 
@@ -64,50 +61,44 @@ class RecordError(ValueError):
     """A run folder that cannot be used; the message names it and says why."""
 
 
+class Damaged(RecordError):
+    """A file that is not, to the last bit, what was written."""
+
+
 @dataclass(frozen=True)
 class Record:
-    """One finished search.
-
-    Parameters
-    ----------
-    experiment
-        What was run.
-    scalars
-        One row per ``epoch`` (from 1), ``split`` ("training", "search") and ``group`` (see ``GROUPS``): number of
-        ``images``, and their mean ``accuracy``, ``loss`` L, output ``entropy`` H and ``cost`` at the output of
-        the last cell; the three in nats. They are taken from the epoch's own training steps.
-    arrays
-        ``alpha`` and ``probability``, shape (1 + epochs, cell types, edges, operations), row 0 before the first step;
-        ``cost_mean``, ``cost_min``, ``cost_max``, ``cost_count``, shape (epochs, splits, cells, edges,
-        operations), NaN where an operation was never sampled; ``cell_cost_*``, shape (epochs, splits, cells).
-    provenance
-        Names of the operations, data set, versions, device, threads, wall time in seconds.
-    """
+    """One finished search."""
 
     experiment: Experiment
+    """What was run."""
     scalars: pd.DataFrame
+    """One row per ``epoch`` (from 1), ``split`` ("training", "search") and ``group`` (see ``GROUPS``): number of
+    ``images``, and their mean ``accuracy``, ``loss`` L, output ``entropy`` H and ``cost`` at the output of the last
+    cell; the three in nats. They are taken from the epoch's own training steps."""
     arrays: Mapping[str, np.ndarray]
+    """``alpha`` and ``probability``, shape (1 + epochs, cell types, edges, operations), row 0 before the first step;
+    ``cost_mean``, ``cost_min``, ``cost_max``, ``cost_count``, shape (epochs, splits, cells, edges, operations), NaN
+    where an operation was never sampled; ``cell_cost_*``, shape (epochs, splits, cells)."""
     provenance: Mapping[str, Any]
+    """Names of the operations, data set, versions, device, threads, wall time in seconds."""
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the arrays as a tidy table: a row per entry, a column per axis, and its value under its name.
 
         The axes are ``epoch`` (from 1; for α and probabilities from 0, the start), ``split``, ``cell`` (from 0) or
-        ``cell_type`` ("normal", "reduction"), ``edge`` (as "(0, 2)") and ``operation`` (its name).
-
-        Raises ValueError if there is no such array.
+        ``cell_type`` ("normal", "reduction"), ``edge`` (as "(0, 2)") and ``operation`` (its name). Raises ValueError
+        if there is no such array.
         """
         if name not in self.arrays:
             raise ValueError(f"{name!r}: no such array; allowed: {', '.join(self.arrays)}")
-        array, topology = self.arrays[name], self.experiment.topology
-        axes: dict[str, Sequence[Any]] = {"epoch": range("cost" in name, len(array) + ("cost" in name))}
-        if "cost" in name:
-            axes["split"] = [split for split, _ in LEVELS[self.experiment.level]]
-            axes["cell"] = range(array.shape[2])
+        array, is_cost = self.arrays[name], "cost" in name
+        axes: dict[str, Any] = {"epoch": range(is_cost, len(array) + is_cost)}
+        if is_cost:
+            axes |= {"split": [split for split, _ in LEVELS[self.experiment.level]], "cell": range(array.shape[2])}
         else:
             axes["cell_type"] = CELL_TYPES[: array.shape[1]]
         if not name.startswith("cell_cost"):
-            axes |= {"edge": list(map(str, topology.edges)), "operation": NAMES}
+            axes |= {"edge": list(map(str, self.experiment.topology.edges)), "operation": NAMES}
         rows = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
         return pd.DataFrame({name: array.ravel()}, rows).reset_index()
 
@@ -118,26 +109,22 @@ class Record:
         return best.pivot(index="edge", columns="cell_type", values="operation").loc[last["edge"].unique()]
 
 
-class Damaged(RecordError):
-    """A file that is not, to the last bit, what was written."""
-
-
 def write(folder: Path, name: str, content: bytes) -> None:
     """Write a file whole or not at all. Raises OSError, which names the file; what was there before then stays."""
     temporary = folder / f".{name}.partial"
     try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / name)
         _flush(folder)
     except OSError as error:
         # A full disk does not say which file it had no room for.
         raise OSError(error.errno, error.strerror, str(folder / name)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _flush(folder: Path) -> None:
@@ -152,44 +139,26 @@ def _flush(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes off a run's folder, which is made; the system ends the lock with the process.
-
-    Raises
-    ------
-    RecordError
-        If another process runs there.
-    """
+    """Keep other processes off a run's folder, which is made. Raises RecordError if another process runs there."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(blocking=False)
+        lock = FileLock(folder / ".lock").acquire(blocking=False)
     except Timeout as error:
         raise RecordError(f"{folder} is in use: another process runs there; wait for it or choose another") from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def check_run(folder: Path, experiment: Experiment) -> None:
-    """Make sure that a folder holds this experiment or nothing; writes nothing.
-
-    Raises
-    ------
-    RecordError
-        If it holds another experiment or something else.
-    """
+    """Raise RecordError unless a folder holds this experiment or nothing; writes nothing."""
     if (folder / "experiment.json").exists():
-        kept, wanted = to_dict(_experiment(folder)), to_dict(experiment)
-        for name, value in wanted.items():
+        kept = to_dict(_experiment(folder))
+        for name, value in to_dict(experiment).items():
             if kept[name] != value:
-                raise RecordError(
-                    f"{folder} holds another experiment: {name} = {kept[name]!r} there, {value!r} here; "
-                    "choose another folder"
-                )
+                difference = f"{name} = {kept[name]!r} there, {value!r} here"
+                raise RecordError(f"{folder} holds another experiment: {difference}; choose another folder")
     elif folder.exists():
-        # A process that was killed before its first file leaves these two.
-        leftovers = {".lock", ".experiment.json.partial"}
+        leftovers = {".lock", ".experiment.json.partial"}  # of a process that was killed before its first file
         if not folder.is_dir() or any(path.name not in leftovers for path in folder.iterdir()):
             raise RecordError(f"{folder} is not a run folder (no experiment.json) and not empty; choose another folder")
 
@@ -218,12 +187,13 @@ def is_done(folder: Path) -> bool:
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write the checkpoint and keep the one before, which goes only when this one has been read back."""
     buffer = io.BytesIO()
+    buffer.write(CHECKPOINT)
     torch.save(state, buffer)
-    content = CHECKPOINT + buffer.getvalue()
-    newest, previous = (folder / name for name in CHECKPOINTS)
-    unchecked = folder / "checkpoint.new.pt"
-    write(folder, unchecked.name, content + hashlib.sha256(content).digest())
-    _archive(unchecked)
+    content = buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest()
+    newest, previous, unchecked = (folder / name for name in (*CHECKPOINTS, "checkpoint.new.pt"))
+    write(folder, unchecked.name, content)
+    if _read(unchecked) != content:
+        raise Damaged(f"{unchecked} is damaged")
     if newest.exists():
         newest.replace(previous)
     unchecked.replace(newest)
@@ -231,57 +201,41 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint, on the CPU, or None if there is none.
+    """The last undamaged checkpoint, on the CPU, or None if there is none at all.
 
-    If the newest is damaged, it is set aside, as ``checkpoint.damaged-<digest>.pt``, and the one before is taken.
-
-    Raises
-    ------
-    RecordError
-        If there is no undamaged one, or the newest is of another format.
+    A damaged one is then set aside, as ``checkpoint.damaged-<digest>.pt``. Raises RecordError if all are damaged, or
+    the newest is of another format.
     """
-    damaged: list[Path] = []
-    for path in (folder / name for name in CHECKPOINTS):
-        if path.exists():
-            try:
-                state = _checkpoint(path)
-            except Damaged:
-                damaged.append(path)
-                continue
-            for other in damaged:
-                aside = other.with_name(f"checkpoint.damaged-{hashlib.sha256(other.read_bytes()).hexdigest()[:8]}.pt")
-                other.replace(aside)
-                logging.getLogger(__name__).warning(
-                    "wiring: %s is damaged; it is kept as %s, and the run goes on from the checkpoint before",
-                    *(other, aside.name),
-                )
-            return state
-    if damaged:
-        all_of_them = " and ".join(["it", *(path.name for path in damaged[1:])])
-        raise Damaged(
-            f"{damaged[0]} is damaged or of format 1: delete {all_of_them} to start this run again, or restore it"
-        )
+    paths = [path for name in CHECKPOINTS if (path := folder / name).exists()]
+    for number, path in enumerate(paths):
+        try:
+            state = _checkpoint(path)
+        except Damaged:
+            continue
+        for damaged in paths[:number]:
+            aside = damaged.with_name(f"checkpoint.damaged-{hashlib.sha256(damaged.read_bytes()).hexdigest()[:8]}.pt")
+            damaged.replace(aside)
+            said = "wiring: %s is damaged; it is kept as %s, and the run goes on from the checkpoint before"
+            logging.getLogger(__name__).warning(said, damaged, aside.name)
+        return state
+    if paths:
+        them = " and ".join(["it", *(path.name for path in paths[1:])])
+        raise Damaged(f"{paths[0]} is damaged or of format 1: delete {them} to start this run again, or restore it")
     return None
 
 
-def _archive(path: Path) -> bytes:
-    """The archive in a checkpoint. Raises RecordError: damaged, or of another format."""
+def _checkpoint(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint. Raises RecordError: damaged, or of another format."""
     content = _read(path)
-    head, _, archive = content.partition(b"\n")
     if hashlib.sha256(content[:-32]).digest() != content[-32:]:
         raise Damaged(f"{path} is damaged")
-    if head + b"\n" != CHECKPOINT:
-        raise RecordError(
-            f"{path} is no checkpoint that this version of wiring reads ({CHECKPOINT.decode().strip()!r} is)"
-        )
-    return archive[:-32]
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    content = _archive(path)
+    if not content.startswith(CHECKPOINT):
+        known = CHECKPOINT.decode().strip()
+        raise RecordError(f"{path} is no checkpoint that this version of wiring reads ({known!r} is)")
+    archive = content[len(CHECKPOINT) : -32]
     try:
-        _check_archive(content)
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        _opened(archive)  # only to be checked
+        state: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken archive makes zipfile or torch raise
         raise Damaged(f"{path} is damaged: {type(error).__name__}") from error
     return state
@@ -289,41 +243,37 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     """The content of a plain file of a run's folder. Raises RecordError: missing, or nothing that a run wrote."""
-    largest = LARGEST[path.suffix]
     try:
         if not path.is_file() or path.resolve().parent != path.parent.resolve():
             raise RecordError(f"{path} is {'no plain file of its folder' if path.exists() else 'missing'}")
-        with path.open("rb") as file:
-            content = file.read(largest + 1)
+        if path.stat().st_size > (largest := LARGEST[path.suffix]):
+            raise RecordError(f"{path} is larger than {largest} bytes, which no run writes")
+        return path.read_bytes()
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > largest:
-        raise RecordError(f"{path} is larger than {largest} bytes, which no run writes")
-    return content
 
 
-def _check_archive(content: bytes) -> None:
-    """Raise ValueError where a zip archive would unpack to more than its own size, as none that we write does."""
-    with ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != ZIP_STORED for member in members):
-            raise ValueError("a member is compressed")
-        if sum(member.file_size for member in members) > len(content):
-            raise ValueError("its members are larger than it")
+def _opened(content: bytes) -> ZipFile:
+    """A zip archive. Raises ValueError where it would unpack to more than its own size, as none that we write does."""
+    archive = ZipFile(io.BytesIO(content))
+    if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
+        raise ValueError("a member is compressed")
+    if sum(member.file_size for member in archive.infolist()) > len(content):
+        raise ValueError("its members are larger than it")
+    return archive
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of an npz archive. Raises ValueError, also where a header says more than its member holds."""
-    _check_archive(content)
-    with ZipFile(io.BytesIO(content)) as archive:
-        for member in archive.infolist():
-            with archive.open(member) as file:
-                np.lib.format.read_magic(file)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-                if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-                    raise ValueError(f"{member.filename} is not as large as its header says")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
+    """The arrays of an npz archive. Raises ValueError, also where a header says more or less than its member holds."""
+    archive = _opened(content)
+    arrays: dict[str, np.ndarray] = {}
+    for name in archive.namelist():
+        member = io.BytesIO(archive.read(name))
+        np.lib.format.read_magic(member)
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+        entries = np.frombuffer(bytearray(member.read()), dtype)
+        arrays[name.removesuffix(".npy")] = entries.reshape(shape, order="F" if is_fortran else "C")
+    return arrays
 
 
 def save(folder: Path, record: Record) -> None:
@@ -348,25 +298,17 @@ def _checksums(contents: Mapping[str, bytes], provenance: Mapping[str, Any]) -> 
 
 
 def load(folder: Path | str) -> Record:
-    """Read a finished run.
-
-    Raises
-    ------
-    RecordError
-        If the folder holds no finished run, or a file is damaged.
-    """
+    """Read a finished run. Raises RecordError if the folder holds none, or a file is damaged."""
     folder = Path(folder)
     experiment = _experiment(folder)
     if not is_done(folder):
         raise RecordError(f"{folder} holds an unfinished run; start the same experiment there to finish it")
-    path = folder / "done.json"
+    text = _read(folder / "done.json")
     try:
-        done = json.loads(_read(path))
+        done = json.loads(text)
         version, checksums, provenance = done["format"], dict(done["sha256"]), dict(done["provenance"])
-    except RecordError:
-        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"{path} is damaged") from error
+        raise Damaged(f"{folder / 'done.json'} is damaged") from error
     if version not in (1, FORMAT):
         raise RecordError(f"{folder} has format {version}; this version of wiring reads 1 to {FORMAT}")
     contents = {name: _read(folder / name) for name in ("experiment.json", "scalars.csv", "arrays.npz")}
@@ -375,7 +317,7 @@ def load(folder: Path | str) -> Record:
         del expected["provenance"]
     for name in checksums | expected:
         if checksums.get(name) != expected.get(name):
-            damaged = name if name in contents else path.name
+            damaged = name if name in contents else "done.json"
             raise Damaged(f"{folder / damaged} is damaged: it is not the file that the run wrote")
     try:
         check_operations(provenance)
@@ -387,14 +329,10 @@ def load(folder: Path | str) -> Record:
 
 
 def load_reference(name: str) -> list[Record]:
-    """The recorded runs of a preset in ``data/reference``, in the order of their seeds; empty if there are none.
-
-    Raises ValueError if there is no such preset.
-    """
+    """The recorded runs of a preset in ``data/reference``, by seed. Raises ValueError if there is no such preset."""
     if name not in PRESETS:
         raise ValueError(f"{name!r}: no such preset; allowed: {', '.join(PRESETS)}")
-    records = [load(path) for path in REFERENCE.glob(f"{name}/seed-*")]
-    return sorted(records, key=lambda record: record.experiment.seed)
+    return sorted(map(load, REFERENCE.glob(f"{name}/seed-*")), key=lambda record: record.experiment.seed)
 
 
 def _experiment(folder: Path) -> Experiment:
