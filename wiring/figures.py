@@ -33,11 +33,7 @@ from wiring.supernet.topology import Edge, Topology
 _PALETTE = sns.color_palette("colorblind")
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 #: Colour of the edges that start at the last input node, the one before it, and at intermediate nodes.
-ORIGINS = {
-    "from the last cell": _PALETTE[0],
-    "from the cell before last": _PALETTE[2],
-    "intermediate": _PALETTE[1],
-}
+ORIGINS = {"from the last cell": _PALETTE[0], "from the cell before last": _PALETTE[2], "intermediate": _PALETTE[1]}
 OUTPUT = "0.45"
 
 #: The runs of a figure: several that differ in their seed, or one.

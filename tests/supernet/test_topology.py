@@ -11,16 +11,7 @@ from plain import NAMES
 from pydantic import TypeAdapter
 from strategies import Case, examples, topologies
 
-from wiring.supernet.topology import (
-    CONTROL,
-    EQUAL,
-    MINIMAL,
-    SWAPPED,
-    TOPOLOGIES,
-    Topology,
-    complete,
-    topology_name,
-)
+from wiring.supernet.topology import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Topology, complete, topology_name
 
 DARTS_EDGES = (
     *((0, 2), (1, 2)),

@@ -23,10 +23,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
-LEVELS = {
-    "single": (("training", ("theta", "alpha")),),
-    "bi": (("search", ("alpha",)), ("training", ("theta",))),
-}
+LEVELS = {"single": (("training", ("theta", "alpha")),), "bi": (("search", ("alpha",)), ("training", ("theta",)))}
 
 
 def _known(what: str, name: str, table: Mapping[str, object]) -> str:
