@@ -68,7 +68,6 @@ class DARTS(Searcher):
     """``w = softmax(α)`` weighs all operations (Liu et al., 2019)."""
 
     def draw(self, generator: torch.Generator) -> Gates:
-        """All allowed operations, each weighed by its probability; nothing is random."""
         return self._relaxed(self.probability())
 
 
@@ -84,7 +83,6 @@ class SNAS(Searcher):
         self.temperature = temperature
 
     def draw(self, generator: torch.Generator) -> Gates:
-        """All allowed operations, weighed by a draw from the relaxed one-hot distribution."""
         gumbel = -torch.empty(self.alpha.shape).exponential_(generator=generator).log()
         perturbed = self.log_probability() + gumbel.to(self.alpha.device, self.alpha.dtype)
         return self._relaxed((perturbed / self.temperature).softmax(-1))
@@ -99,7 +97,6 @@ class DSNAS(Searcher):
     clamp = 5.0
 
     def draw(self, generator: torch.Generator) -> Gates:
-        """One operation on each edge, with its probability; cells of one type carry the same."""
         probability = self.probability().detach().cpu()
         chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator).view(*probability.shape[:2], 1)
         active = torch.zeros_like(probability).scatter_(-1, chosen, 1.0)[self.cell_types]
@@ -107,7 +104,6 @@ class DSNAS(Searcher):
 
     @torch.no_grad()
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
-        """Add to ``alpha.grad`` each edge's cost times its score."""
         probability = self.probability()
         gradient = torch.zeros_like(self.alpha)
         for cell_type in set(self.cell_types):
@@ -129,7 +125,6 @@ class LogSumDSNAS(DSNAS):
     """
 
     def score(self, chosen: OfEdges, probability: OfEdges) -> OfEdges:
-        """``k d log Σ_e p_e / dα`` of a draw, one row per edge."""
         drawn = (chosen * probability).sum(-1, keepdim=True)
         return super().score(chosen, probability) * drawn / drawn.mean()
 
@@ -144,13 +139,8 @@ class Uniform(DSNAS):
 
 #: Name -> class. One of your own is added by ``SEARCHERS["mine"] = Mine`` and run by ``Experiment(searcher="mine")``;
 #: every process that reads such an experiment, as a sweep's workers do, must add it.
-SEARCHERS: dict[str, type[Searcher]] = {
-    "darts": DARTS,
-    "snas": SNAS,
-    "dsnas": DSNAS,
-    "dsnas-log-sum": LogSumDSNAS,
-    "uniform": Uniform,
-}
+SEARCHERS: dict[str, type[Searcher]] = {"darts": DARTS, "snas": SNAS, "dsnas": DSNAS}
+SEARCHERS |= {"dsnas-log-sum": LogSumDSNAS, "uniform": Uniform}
 
 
 def dropped(probability: Float[np.ndarray, "*time edge operation"]) -> Bool[np.ndarray, "*time edge"]:

@@ -1,11 +1,4 @@
-"""Ctrl-C and SIGTERM: raised as an exception, or, while a search computes, kept until its step is done.
-
->>> with kept() as arrived:
-...     step()
-...     if arrived:
-...         save()
-...         raise Stopped(arrived[0])
-"""
+"""Ctrl-C and SIGTERM: raised as an exception, or, while a search computes, kept until its step is done."""
 
 import os
 import signal

@@ -1,8 +1,7 @@
 """Gates: one number per cell, edge and operation that multiplies the operation's output.
 
-They choose the architecture, and they measure it: the gradient of the loss with respect to the gate of
-operation ``O`` on edge ``(i, j)`` is that operation's cost, ``<dL/dX_j^i, O(X_i)>``, from the very backward
-pass that trains the weights.
+They choose the architecture, and they measure it: the gradient of the loss with respect to the gate of operation ``O``
+on edge ``(i, j)`` is its cost, ``<dL/dX_j^i, O(X_i)>``, from the very backward pass that trains the weights.
 """
 
 import math

@@ -5,8 +5,7 @@
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,18 +17,15 @@ from wiring.supernet.operations import NAMES, NONE, OPERATIONS, FactorizedReduce
 from wiring.supernet.topology import Topology
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What one forward pass runs of a cell, known from the active gates before anything is computed."""
+class Plan(NamedTuple):
+    """What one forward pass runs of a cell: the (edge, operation) pairs by intermediate node, the input nodes read."""
 
     operations: list[list[tuple[int, int]]]
-    """For each intermediate node the (edge, operation) pairs that end there and that an input node reaches."""
     inputs: list[int]
-    """The input nodes that these operations read; the others need not be computed."""
 
     @classmethod
     def of(cls, topology: Topology, active: list[list[bool]]) -> "Plan":
-        """Plan a cell that is to run ``active[edge][operation]``."""
+        """Of ``active[edge][operation]``, what an input node reaches."""
         reached, operations = set(range(len(topology.inputs))), []
         for j in topology.intermediate:
             edges = [edge for edge, (i, end) in enumerate(topology.edges) if end == j and i in reached]
@@ -80,13 +76,11 @@ class Cell(nn.Module):
         return torch.cat([nodes[j].x if j in nodes else zeros for j in self.topology.output], dim=1)
 
 
-class Supernet(nn.Module):
-    """A classifier that contains every architecture of its search space: L ``cells`` of one topology.
+class Chain(nn.Module):
+    """A stem, cells, and a classifier without bias: what both supernets, which differ in their cells, are made of."""
 
-    ``channels`` is the width C of a node in the first cell. The cells numbered in ``reductions``, none in the paper,
-    double the width and halve the resolution. Raises ValueError if a number is not positive, a reduction names no cell,
-    or an input node would read a cell of four times its own resolution.
-    """
+    cell_class: ClassVar[type[nn.Module]]
+    memory_format: ClassVar[torch.memory_format]
 
     def __init__(
         self,
@@ -104,9 +98,7 @@ class Supernet(nn.Module):
         if unknown := set(reductions) - set(range(cells)):
             raise ValueError(f"reductions = {reductions}: no cell {min(unknown)} among {cells} cells")
         self.topology, self.classes = topology, classes
-        #: Which row of the architecture parameters each cell uses: 0 if it is normal, 1 if it is a reduction.
         self.cell_types = [int(cell in reductions) for cell in range(cells)]
-
         width, halvings = 3 * channels, 0
         conv = nn.Conv2d(image_channels, width, 3, padding=1, bias=False)
         self.stem = nn.Sequential(conv, nn.BatchNorm2d(width, track_running_stats=False))
@@ -118,11 +110,24 @@ class Supernet(nn.Module):
                 raise ValueError(f"reductions = {reductions}: cell {cell} would read across two of them")
             stride = 2 if cell in reductions else 1
             channels *= stride
-            self.cells.append(Cell(topology, [(c, at < halvings) for c, at in sources], channels, stride))
+            self.cells.append(self.cell_class(topology, [(c, at < halvings) for c, at in sources], channels, stride))
             halvings += stride - 1
             outputs.append((channels * len(topology.output), halvings))
         self.classifier = nn.Linear(outputs[-1][0], classes, bias=False)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=self.memory_format)
+
+
+class Supernet(Chain):
+    """A classifier that contains every architecture of its search space: L ``cells`` of one topology.
+
+    ``channels`` is the width C of a node in the first cell. The cells numbered in ``reductions``, none in the paper,
+    double the width and halve the resolution. Raises ValueError if a number is not positive, a reduction names no cell,
+    or an input node would read a cell of four times its own resolution.
+    """
+
+    cell_class, memory_format = Cell, torch.channels_last
+    cell_types: list[int]
+    """Which row of the architecture parameters each cell uses: 0 if it is normal, 1 if it is a reduction."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

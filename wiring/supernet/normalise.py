@@ -64,12 +64,9 @@ class Affine:
             raise ValueError(f"eps = {[output.eps for output in outputs]}: outputs of one node must share it")
         means, covariances = zip(*(output.moments for output in outputs), strict=True)
         self.mean, self.covariance = torch.stack(means)[:, None], torch.stack(covariances)
-        weight = torch.stack(
-            [
-                torch.eye(len(mean), dtype=mean.dtype, device=mean.device) if w is None else w.flatten(1).to(mean.dtype)
-                for mean, w in zip(means, [output.weight for output in outputs], strict=True)
-            ]
-        )
+        weights = [output.weight for output in outputs]
+        eye = torch.eye(len(means[0]), dtype=means[0].dtype, device=means[0].device)
+        weight = torch.stack([eye if w is None else w.flatten(1).to(eye.dtype) for w in weights])
         variance = torch.bmm(weight, self.covariance).mul_(weight).sum(2, keepdim=True)
         self.scale = variance.clamp_(min=0).add_(outputs[0].eps).rsqrt_()
         self.matrix = weight.mul_(self.scale)

@@ -7,7 +7,7 @@ twice, ``dil`` once with dilation 2. BN has no affine parameters and always uses
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -72,13 +72,9 @@ class Node:
         return self._pooled[key]
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Normalise with the batch's own statistics: what makes an operation homogeneous of degree 0 (Theorem 1)."""
-    return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
-
-
-def pointwise(channels_in: int, channels_out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 1, bias=False)
+#: Normalises with the batch's own statistics: what makes an operation homogeneous of degree 0 (Theorem 1).
+batch_norm = partial(nn.BatchNorm2d, affine=False, track_running_stats=False)
+pointwise = partial(nn.Conv2d, kernel_size=1, bias=False)
 
 
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
@@ -114,11 +110,7 @@ def _grids(x: Images, step: int) -> Float[Tensor, "grid_image column_channel gri
 
 
 class _SameDepthwise(torch.autograd.Function):
-    """A depthwise convolution that keeps the image's size.
-
-    The image's gradient is the same convolution with the kernel turned round: the library's own takes 5 to 20 times as
-    long on a CPU.
-    """
+    """A depthwise convolution that keeps the image's size."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: dict[str, Any]) -> Tensor:
@@ -131,6 +123,7 @@ class _SameDepthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         to_x, to_weight, dtype = None, None, gradient.dtype
         if ctx.needs_input_grad[0]:
+            # The kernel turned round: the library's own gradient takes 5 to 20 times as long on a CPU.
             to_x = F.conv2d(gradient, weight.to(dtype).flip(2, 3), **ctx.geometry)
         if ctx.needs_input_grad[1]:
             to_weight = _depthwise_weight_gradient(x.to(dtype), gradient, weight.shape[-1], ctx.geometry["dilation"])
@@ -170,8 +163,7 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, node: Node) -> Images:
         x = node.rectified
-        height, width = x.shape[2:]
-        padded = F.pad(x, (0, width % 2, 0, height % 2))
+        padded = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
         # Slices, not stride 2: the library's backward of a strided 1x1 convolution writes past the end of small images.
         halves = [self.even(x[:, :, ::2, ::2]), self.odd(padded[:, :, 1::2, 1::2])]
         return self.norm(torch.cat(halves, dim=1))
@@ -214,9 +206,6 @@ class Pool(nn.Module):
 class Convs(nn.Sequential):
     """Stages of a ReLU, a depthwise and a 1x1 convolution, and BN; the last 1x1 convolution and BN are left."""
 
-    def __init__(self, **stages: nn.Module) -> None:
-        super().__init__(OrderedDict(stages))
-
     def forward(self, node: Node) -> Normalised:
         x = node.rectified
         *before, last = self
@@ -247,10 +236,10 @@ OPERATIONS: dict[str, Callable[[int, int], nn.Module] | None] = {
     "skip_connect": lambda width, stride: SkipConnect() if stride == 1 else FactorizedReduce(width, width),
     "max_pool_3x3": lambda width, stride: Pool(max_pool, stride),
     "avg_pool_3x3": lambda width, stride: Pool(avg_pool, stride),
-    "sep_conv_3x3": lambda width, stride: Convs(first=_stage(width, 3, stride), second=_stage(width, 3)),
-    "dil_conv_3x3": lambda width, stride: Convs(conv=_stage(width, 3, stride, dilation=2)),
-    "dil_conv_5x5": lambda width, stride: Convs(conv=_stage(width, 5, stride, dilation=2)),
-    "sep_conv_5x5": lambda width, stride: Convs(first=_stage(width, 5, stride), second=_stage(width, 5)),
+    "sep_conv_3x3": lambda width, stride: Convs(OrderedDict(first=_stage(width, 3, stride), second=_stage(width, 3))),
+    "dil_conv_3x3": lambda width, stride: Convs(OrderedDict(conv=_stage(width, 3, stride, dilation=2))),
+    "dil_conv_5x5": lambda width, stride: Convs(OrderedDict(conv=_stage(width, 5, stride, dilation=2))),
+    "sep_conv_5x5": lambda width, stride: Convs(OrderedDict(first=_stage(width, 5, stride), second=_stage(width, 5))),
 }
 
 #: The operations' names: the order of the last axis of every cost, gate and probability.

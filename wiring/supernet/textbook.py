@@ -1,7 +1,7 @@
 """The textbook supernet, as public code for differentiable search writes it: what the fast one is measured against.
 
 NCHW modules, one ReLU per operation, ``sum(w * op(x))`` for relaxed gates; no cost is recorded. It computes the same
-function as :class:`wiring.supernet.network.Supernet`, shares no code with it, and can take over its weights.
+function as :class:`wiring.supernet.network.Supernet`, shares its chain alone, and can take over its weights.
 """
 
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wiring.supernet.gates import Gates
+from wiring.supernet.network import Chain
 from wiring.supernet.normalise import Images
 from wiring.supernet.operations import NAMES
 from wiring.supernet.topology import Topology
@@ -66,47 +67,6 @@ def relu_conv_bn(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(nn.ReLU(), _conv(channels_in, channels_out), _bn(channels_out))
 
 
-class PlainSupernet(nn.Module):
-    """The textbook supernet; arguments and parameters are those of :class:`wiring.Supernet`, in the same order."""
-
-    def __init__(
-        self,
-        topology: Topology,
-        cells: int,
-        channels: int,
-        classes: int,
-        image_channels: int = 3,
-        reductions: tuple[int, ...] = (),
-    ) -> None:
-        super().__init__()
-        self.topology = topology
-        # How often each output's resolution was halved, and its width: the stem's first, then the cells'.
-        halved = [sum(cell < at for cell in set(reductions)) for at in range(cells + 1)]
-        widths = [3 * channels, *(len(topology.output) * channels * 2**times for times in halved[1:])]
-        norm = nn.BatchNorm2d(widths[0], track_running_stats=False)
-        self.stem = nn.Sequential(_conv(image_channels, widths[0], 3), norm)
-        self.cells = nn.ModuleList()
-        for cell in range(cells):
-            sources = [(widths[at], halved[at] < halved[cell]) for at in topology.sources(cell)]
-            self.cells.append(_Cell(topology, sources, channels * 2 ** halved[cell + 1], 1 + (cell in reductions)))
-        self.classifier = nn.Linear(widths[-1], classes, bias=False)
-
-    @torch.no_grad()
-    def copy_weights(self, parameters: Iterable[Tensor]) -> "PlainSupernet":
-        """Take over the parameters of a fast supernet of the same shape."""
-        for mine, theirs in zip(self.parameters(), parameters, strict=True):
-            mine.copy_(theirs)
-        return self
-
-    def forward(self, images: Images, gates: Gates) -> Tensor:
-        """The logits; one-hot gates run the chosen operation only, relaxed ones weigh all of them."""
-        outputs = [self.stem(images)]
-        for number, (cell, active) in enumerate(zip(self.cells, gates.active.tolist(), strict=True)):
-            inputs = [outputs[at] for at in self.topology.sources(number)]
-            outputs.append(cell(inputs, gates.values[number], active))
-        return self.classifier(outputs[-1].mean((2, 3)))
-
-
 class _Cell(nn.Module):
     def __init__(self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int) -> None:
         super().__init__()
@@ -131,3 +91,24 @@ class _Cell(nn.Module):
                         total = total + (output if one[number][k] else values[number, k] * output)
             nodes.append(total)
         return torch.cat([nodes[j] for j in self.topology.output], dim=1)
+
+
+class PlainSupernet(Chain):
+    """The textbook supernet; arguments and parameters are those of :class:`wiring.Supernet`, in the same order."""
+
+    cell_class, memory_format = _Cell, torch.contiguous_format
+
+    @torch.no_grad()
+    def copy_weights(self, parameters: Iterable[Tensor]) -> "PlainSupernet":
+        """Take over the parameters of a fast supernet of the same shape."""
+        for mine, theirs in zip(self.parameters(), parameters, strict=True):
+            mine.copy_(theirs)
+        return self
+
+    def forward(self, images: Images, gates: Gates) -> Tensor:
+        """The logits; one-hot gates run the chosen operation only, relaxed ones weigh all of them."""
+        outputs = [self.stem(images)]
+        for number, (cell, active) in enumerate(zip(self.cells, gates.active.tolist(), strict=True)):
+            inputs = [outputs[at] for at in self.topology.sources(number)]
+            outputs.append(cell(inputs, gates.values[number], active))
+        return self.classifier(outputs[-1].mean((2, 3)))
