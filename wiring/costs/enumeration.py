@@ -30,8 +30,8 @@ class Enumeration:
     """What each architecture costs on one batch; axis ``e`` of the first five is the operation of edge ``e``.
 
     ``direct`` is the cost of each edge along the path on which its end joins the output (4-2-0 of edge 0), ``through``
-    the rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1. These are in nats, as are the batch's
-    means of loss and entropy; ``accuracy`` is the share of its images that is classified correctly.
+    the rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1. All are in nats, as are the batch's
+    means of loss and entropy, but ``accuracy``, the share of its images that is classified correctly.
     """
 
     direct: Costs
@@ -42,7 +42,7 @@ class Enumeration:
 
     @property
     def costs(self) -> Costs:
-        """The cost of each edge, in nats."""
+        """The cost of each edge."""
         return self.direct + self.through
 
     def loss_gradient(self, probability: Operations) -> Operations:
@@ -55,7 +55,6 @@ class Enumeration:
 
 
 def _score_weighted(values: Costs, probability: Operations) -> Operations:
-    """``sum_Z p(Z) v_e(Z) (Z_e - p_e)``."""
     joint = torch.einsum("a,b,c,d,e->abcde", *probability)[..., None] * values
     drawn = torch.stack([joint[..., e].movedim(e, 0).flatten(1).sum(1) for e in range(len(probability))])
     return drawn - probability * drawn.sum(1, keepdim=True)
@@ -63,13 +62,11 @@ def _score_weighted(values: Costs, probability: Operations) -> Operations:
 
 @torch.no_grad()
 def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor, " batch"]) -> Enumeration:
-    """Measure every architecture of a network of one minimal cell, all operations allowed, on one batch.
-
-    Another network raises ValueError.
-    """
+    """Measure on a batch every architecture of one minimal cell, all operations allowed; else raises ValueError."""
     if network.topology != MINIMAL or len(network.cells) != 1:
-        shape = f"{len(network.cells)} of {network.topology}"
-        raise ValueError(f"network: give one cell of the minimal topology, not {shape}")
+        raise ValueError(
+            f"network: give one cell of the minimal topology, not {len(network.cells)} of {network.topology}"
+        )
     cell: Any = network.cells[0]
     stem = network.stem(images)
     node_0, node_1 = (read(stem) for read in cell.inputs)

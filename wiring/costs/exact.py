@@ -37,8 +37,8 @@ def random_supernet(
 ) -> Network:
     """A supernet in double precision, without eps, whose initial weights the seed draws.
 
-    Torch's global generator is left as it was. ``kind`` may also be :class:`wiring.PlainSupernet`, which has modules
-    to probe; both kinds of one seed have the same weights.
+    Torch's global generator is left as it was. Both kinds of one seed have the same weights; a
+    :class:`wiring.PlainSupernet` has modules to probe.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

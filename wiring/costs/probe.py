@@ -29,13 +29,11 @@ class CostProbe(ExitStack):
     anything between two dots, so that ``cells.*`` are the cells and not what is in them. Raises ValueError if there are
     none, one is not the model's own, or the model or a part of it is compiled.
 
-    Of every forward and backward pass inside the block the last is kept. A cost is summed over the calls of its module
-    and over the tensors of an output that has several. The model is not edited: modules that return their input, whose
-    output is changed in place, that are frozen, checkpointed or run under autocast are measured alike. Probes may be
-    nested; leaving the block, also by an exception, takes the hooks off.
-
-    An output that no path joins to the loss costs 0; a module that did not run costs NaN. The loss is normally the
-    batch's mean, so that an image's share is 1/batch of its own cost.
+    Of the passes inside the block the last is kept. A cost is summed over the calls of its module and over the tensors
+    of an output that has several; it is 0 if no path joins the output to the loss, NaN if the module did not run. The
+    loss is normally the batch's mean, so that an image's share is 1/batch of its own cost. The model is not edited:
+    modules that return their input, whose output is changed in place, that are frozen, checkpointed or run under
+    autocast are measured alike. Probes may be nested; leaving the block, also by an exception, takes the hooks off.
 
     With ``at="inputs"`` what comes back through a module alone is measured: how much of the cost at its output it
     passes on, nothing if it is homogeneous of degree 0 (Theorem 1), all if of degree 1. Of several inputs those are
@@ -129,8 +127,9 @@ class GateProbe(ExitStack):
         super().__init__()
         refuse_compiled(supernet)
         if not isinstance(supernet, Supernet):
-            kind = type(supernet).__name__
-            raise ValueError(f"supernet: {kind} has no gates; CostProbe(model, modules) measures any model")
+            raise ValueError(
+                f"supernet: {type(supernet).__name__} has no gates; CostProbe(model, modules) measures any model"
+            )
         self.model, self._cells = supernet, CostProbe(supernet, "cells.*")
         self._cells._copy = False  # nothing changes a cell's output in place
         self._gate_costs = torch.zeros(0)
@@ -220,8 +219,9 @@ def is_batch(x: Any) -> bool:
 def refuse_compiled(model: nn.Module) -> None:
     """Raise ValueError if the model or a part of it is compiled."""
     if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
-        kind = type(model).__name__
-        raise ValueError(f"model: {kind} is compiled, which leaves hooks out; probe it as it was before")
+        raise ValueError(
+            f"model: {type(model).__name__} is compiled, which leaves hooks out; probe it as it was before"
+        )
 
 
 def _chosen(model: nn.Module, modules: Modules | str | None) -> Modules:
