@@ -30,8 +30,8 @@ class Enumeration:
     """What each architecture costs on one batch; axis ``e`` of the first five is the operation of edge ``e``.
 
     ``direct`` is the cost of each edge along the path on which its end joins the output (4-2-0 of edge 0), ``through``
-    the rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1. All are in nats, as are the batch's
-    means of loss and entropy, but ``accuracy``, the share of its images that is classified correctly.
+    the rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1. These are in nats, as are the batch's
+    means of loss and entropy; ``accuracy`` is the share of its images that is classified correctly.
     """
 
     direct: Costs
@@ -62,11 +62,10 @@ def _score_weighted(values: Costs, probability: Operations) -> Operations:
 
 @torch.no_grad()
 def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor, " batch"]) -> Enumeration:
-    """Measure on a batch every architecture of one minimal cell, all operations allowed; else raises ValueError."""
+    """Measure on a batch all architectures of a network of one whole minimal cell; another one raises ValueError."""
     if network.topology != MINIMAL or len(network.cells) != 1:
-        raise ValueError(
-            f"network: give one cell of the minimal topology, not {len(network.cells)} of {network.topology}"
-        )
+        shape = f"{len(network.cells)} of {network.topology}"
+        raise ValueError(f"network: give one cell of the minimal topology, not {shape}")
     cell: Any = network.cells[0]
     stem = network.stem(images)
     node_0, node_1 = (read(stem) for read in cell.inputs)

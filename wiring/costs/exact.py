@@ -1,7 +1,4 @@
-"""Networks on which the identities are exact: double precision, and normalisations without eps.
-
-Whatever is left of an identity's residual on them is rounding, or a counter-example.
-"""
+"""Networks in double precision and without eps: an identity's residual on them is rounding, or a counter-example."""
 
 from typing import TypeVar
 
@@ -37,8 +34,8 @@ def random_supernet(
 ) -> Network:
     """A supernet in double precision, without eps, whose initial weights the seed draws.
 
-    Torch's global generator is left as it was. Both kinds of one seed have the same weights; a
-    :class:`wiring.PlainSupernet` has modules to probe.
+    Torch's global generator is left as it was. ``kind`` may also be :class:`wiring.PlainSupernet`, which has modules
+    to probe; both kinds of one seed have the same weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

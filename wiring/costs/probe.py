@@ -1,7 +1,6 @@
 """The cost hooks: measure ``C = <dL/dX, X>`` in an ordinary backward pass, in this supernet or in any model.
 
 A cost has the unit of the loss: nats, if that is a cross-entropy with natural logarithms, as torch's is.
-The README shows both probes at work.
 """
 
 from collections.abc import Iterable, Mapping
@@ -127,9 +126,8 @@ class GateProbe(ExitStack):
         super().__init__()
         refuse_compiled(supernet)
         if not isinstance(supernet, Supernet):
-            raise ValueError(
-                f"supernet: {type(supernet).__name__} has no gates; CostProbe(model, modules) measures any model"
-            )
+            kind = type(supernet).__name__
+            raise ValueError(f"supernet: {kind} has no gates; CostProbe(model, modules) measures any model")
         self.model, self._cells = supernet, CostProbe(supernet, "cells.*")
         self._cells._copy = False  # nothing changes a cell's output in place
         self._gate_costs = torch.zeros(0)
@@ -219,9 +217,8 @@ def is_batch(x: Any) -> bool:
 def refuse_compiled(model: nn.Module) -> None:
     """Raise ValueError if the model or a part of it is compiled."""
     if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
-        raise ValueError(
-            f"model: {type(model).__name__} is compiled, which leaves hooks out; probe it as it was before"
-        )
+        kind = type(model).__name__
+        raise ValueError(f"model: {kind} is compiled, which leaves hooks out; probe it as it was before")
 
 
 def _chosen(model: nn.Module, modules: Modules | str | None) -> Modules:
