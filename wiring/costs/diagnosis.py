@@ -41,11 +41,16 @@ def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape
 
 
 class Trace(ExitStack):
-    """What one forward pass inside the block shows of a model's wiring; leaving it takes the hooks off."""
+    """What one forward pass inside the block shows of a model: its wiring, and its modules' degrees.
 
-    def __init__(self, model: nn.Module, cells: str, operations: str) -> None:
+    Within the tolerance a degree is 0 or 1. Leaving the block takes the hooks off.
+    """
+
+    def __init__(self, model: nn.Module, cells: str, operations: str, tolerance: float) -> None:
         super().__init__()
-        self.model, self.parts = model, dict(model.named_modules())
+        self.model, self.parts, self.tolerance = model, dict(model.named_modules()), tolerance
+        #: A module's degree at what it was called with, by name.
+        self.degree = cache(self._measured)
         #: What each module was called with last, by the modules' names in the order in which their calls ended.
         self.arguments: dict[str, tuple[Any, Any]] = {}
         #: For each cell the outermost modules, cells and what holds them left out, that were given its very output.
@@ -95,21 +100,9 @@ class Trace(ExitStack):
             made = [x for x in tree_leaves(output) if not any(x is y for y in tree_leaves((inputs, named)))]
             self._returned.update(dict.fromkeys(filter(torch.is_tensor, made), True))
 
-
-class Diagnosis:
-    """The degrees of a traced model's modules, and what in a module is not as the theorems want it.
-
-    Within the tolerance a degree is 0 or 1.
-    """
-
-    def __init__(self, trace: Trace, tolerance: float) -> None:
-        self._trace, self._tolerance = trace, tolerance
-        #: A module's degree at what it was called with, by name.
-        self.degree = cache(self._measured)
-
     def is_leaf(self, name: str) -> bool:
         """Whether the module has no parts."""
-        return not list(self._trace.parts[name].children())
+        return not list(self.parts[name].children())
 
     def blame(self, names: Iterable[str]) -> str:
         """The modules by what is wrong with them, the most frequent first; of each kind the first by name."""
@@ -117,34 +110,33 @@ class Diagnosis:
         for name in names:
             reasons.setdefault(self._reason(name), []).append(name)
         texts = [
-            f"{alike[0]}{f' and {len(alike) - 1} like it' if len(alike) > 1 else ''} ({reason})"
-            for reason, alike in sorted(reasons.items(), key=lambda item: -len(item[1]))
+            f"{first}{f' and {len(others)} like it' if others else ''} ({reason})"
+            for reason, (first, *others) in sorted(reasons.items(), key=lambda item: -len(item[1]))
         ]
         return "; ".join(texts) or "by what is no named module (a shortcut or a function)"
 
     def _measured(self, name: str) -> float:
-        leaves, structure = tree_flatten(self._trace.arguments[name])
+        leaves, structure = tree_flatten(self.arguments[name])
         first = next((k for k, x in enumerate(leaves) if is_batch(x)), None)
         if first is None:
             return 0.0
 
         def operation(x: Tensor) -> Tensor:
             inputs, named = tree_unflatten([*leaves[:first], x, *leaves[first + 1 :]], structure)
-            return next(filter(is_batch, tree_leaves(self._trace.parts[name](*inputs, **named))))
+            return next(filter(is_batch, tree_leaves(self.parts[name](*inputs, **named))))
 
         return degree(operation, leaves[first])
 
     def _reason(self, name: str) -> str:
-        inside = [part for part in self._trace.arguments if name in _outwards(part)]
-        degrees = {part: self.degree(part) for part in filter(self.is_leaf, inside)}
-        normalising = {part for part, d in degrees.items() if abs(d) <= self._tolerance}
+        what = "nothing in it normalises"
         # A normalisation is to blame unless its degree is 0, any other part if its degree is neither 0 nor 1.
-        for part, d in degrees.items():
-            odd = part not in normalising and (abs(d - 1) > self._tolerance or hasattr(self._trace.parts[part], "eps"))
-            if odd and (part == name or self._matters(name, self._trace.parts[part])):
-                return _describe(self._trace.parts[part])
-        what = "cost passes beside what normalises" if normalising else "nothing in it normalises"
-        return f"{type(self._trace.parts[name]).__name__}: {what}"
+        for leaf in [part for part in self.arguments if name in _outwards(part) and self.is_leaf(part)]:
+            part, d = self.parts[leaf], self.degree(leaf)
+            if abs(d) <= self.tolerance:
+                what = "cost passes beside what normalises"
+            elif (abs(d - 1) > self.tolerance or hasattr(part, "eps")) and (leaf == name or self._matters(name, part)):
+                return _describe(part)
+        return f"{type(self.parts[name]).__name__}: {what}"
 
     def _matters(self, name: str, part: nn.Module) -> bool:
         """Whether it is this part, if it has a bias, that lets the module pass cost on: without it none would pass."""
@@ -154,7 +146,7 @@ class Diagnosis:
         kept, bias.data = bias.data, torch.zeros_like(bias)
         without = self._measured(name)
         bias.data = kept
-        return abs(without) <= self._tolerance
+        return abs(without) <= self.tolerance
 
 
 def _outwards(name: str) -> list[str]:

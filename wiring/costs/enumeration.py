@@ -42,7 +42,7 @@ class Enumeration:
 
     @property
     def costs(self) -> Costs:
-        """The cost of each edge, in nats."""
+        """The cost of each edge."""
         return self.direct + self.through
 
     def loss_gradient(self, probability: Operations) -> Operations:
@@ -55,7 +55,6 @@ class Enumeration:
 
 
 def _score_weighted(values: Costs, probability: Operations) -> Operations:
-    """``sum_Z p(Z) v_e(Z) (Z_e - p_e)``."""
     joint = torch.einsum("a,b,c,d,e->abcde", *probability)[..., None] * values
     drawn = torch.stack([joint[..., e].movedim(e, 0).flatten(1).sum(1) for e in range(len(probability))])
     return drawn - probability * drawn.sum(1, keepdim=True)
@@ -63,10 +62,7 @@ def _score_weighted(values: Costs, probability: Operations) -> Operations:
 
 @torch.no_grad()
 def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor, " batch"]) -> Enumeration:
-    """Measure every architecture of a network of one minimal cell, all operations allowed, on one batch.
-
-    Another network raises ValueError.
-    """
+    """Measure on a batch all architectures of a network of one whole minimal cell; another one raises ValueError."""
     if network.topology != MINIMAL or len(network.cells) != 1:
         shape = f"{len(network.cells)} of {network.topology}"
         raise ValueError(f"network: give one cell of the minimal topology, not {shape}")

@@ -1,7 +1,4 @@
-"""Networks on which the identities are exact: double precision, and normalisations without eps.
-
-Whatever is left of an identity's residual on them is rounding, or a counter-example.
-"""
+"""Networks in double precision and without eps: an identity's residual on them is rounding, or a counter-example."""
 
 from typing import TypeVar
 

@@ -1,9 +1,5 @@
 """The paper's identities, checked on any supernet: how far each is from holding, and which module is to blame.
 
->>> report = verify(model, images, labels, operations="cells.*.edges.*.*", cells="cells.*")
->>> print(report)
->>> report["T1"].residual
-
 - T1: an operation that is homogeneous of degree 0 passes no cost on to the node that it reads (Theorem 1).
 - CA: the cost at a cell's output is the sum of the costs of the cell's operations (cost assignment).
 - CO: in every cell but the last they sum to zero (Corollary).
@@ -26,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wiring.costs.diagnosis import Diagnosis, Trace
+from wiring.costs.diagnosis import Trace
 from wiring.costs.exact import loss_minus_entropy, random_gates, random_supernet
 from wiring.costs.probe import CostProbe, refuse_compiled
 from wiring.supernet import PlainSupernet, Topology
@@ -39,8 +35,7 @@ class Finding:
 
     The residual is how far from holding it is at the worst place. T1: the largest degree of an operation. CA and CO:
     what a sum is off, as a share of its terms' sizes (or of a thousandth of the loss, if that is more). T2a: the
-    difference as a share of ``L + H``. The identity holds if that is within the tolerance. ``why`` says where it is
-    worst or, if it fails, how the modules break it that ``modules`` names.
+    difference as a share of ``L + H``. ``why`` says where it is worst or, if it fails, how the ``modules`` break it.
     """
 
     residual: float
@@ -79,20 +74,14 @@ def verify(
 ) -> Report:
     """Which of the paper's identities hold for a model, from one forward and backward pass of a copy of it.
 
-    The model is a classifier built of cells. Its mode (training or evaluation) and its precision are kept, and it stays
-    as it is: no gradient, no running statistic of it changes. Raises ValueError if it is compiled, a pattern fits no
-    module that ran, its output is no matrix of finite logits, a label no class from 0, or the tolerance not positive.
+    The model is a classifier built of cells. Patterns of names say which modules are its ``operations``, every edge's
+    candidates, whose outputs are summed up to nodes, and which are its ``cells``, whose output is their nodes side by
+    side. Where ``model(images)`` is not the logits, ``forward`` is: ``lambda model, images: model(images)[0]``. An
+    identity holds if its residual is at most the tolerance; a normalisation's eps alone leaves about eps / variance.
 
-    Parameters
-    ----------
-    operations
-        A pattern of the names of the modules whose outputs are summed up to nodes: every edge's candidates.
-    cells
-        A pattern of the names of the cells, whose output is their nodes side by side.
-    forward
-        The logits of the images, where ``model(images)`` is not: ``lambda model, images: model(images)[0]``.
-    tolerance
-        An identity holds if its residual is at most this. A normalisation's eps alone leaves about eps / variance.
+    The model's mode (training or evaluation) and its precision are kept, and it stays as it is: no gradient, no running
+    statistic of it changes. Raises ValueError if it is compiled, a pattern fits no module that ran, its output is no
+    matrix of finite logits, a label no class from 0, or the tolerance not positive.
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance}: must be positive; a residual is never exactly 0")
@@ -101,9 +90,9 @@ def verify(
     refuse_compiled(model)
     copy = deepcopy(model)
     run = partial(forward or call, copy, images)
-    with Trace(copy, cells, operations) as trace, torch.no_grad():
+    with Trace(copy, cells, operations, tolerance) as trace, torch.no_grad():
         _check(run(), labels)
-    return Report(_Evidence(trace, run, labels, tolerance).findings(), tolerance)
+    return Report(_Evidence(trace, run, labels).findings(), tolerance)
 
 
 def verify_random(
@@ -123,8 +112,8 @@ def verify_random(
 class _Evidence:
     """What the modules of a traced model cost and pass on in one pass, and what that says of the identities."""
 
-    def __init__(self, trace: Trace, run: Callable[[], Tensor], labels: Tensor, tolerance: float) -> None:
-        self.trace, self.tolerance = trace, tolerance
+    def __init__(self, trace: Trace, run: Callable[[], Tensor], labels: Tensor) -> None:
+        self.trace, self.tolerance = trace, trace.tolerance
         self.operations, self.cells = trace.resolve()
         outputs, inputs = [*self.cells, *self.operations], chain(self.operations, *trace.readers.values())
         with (
@@ -137,24 +126,20 @@ class _Evidence:
             loss.backward()
         self.costs, self.passed = at_outputs.by_name(), at_inputs.by_name()
         self.loss, self.difference = loss.item(), loss_minus_entropy(logits.detach(), labels).item()
-        self.diagnosis = Diagnosis(trace, tolerance)
 
     def findings(self) -> dict[str, Finding]:
         """By the identity's id."""
-        degrees = {name: abs(self.diagnosis.degree(name)) for name in self.operations}
+        degrees = {name: abs(self.trace.degree(name)) for name in self.operations}
         passing = [name for name, d in degrees.items() if d > self.tolerance]
         terms = {cell: [self.costs[name] for name in names] for cell, names in self.cells.items()}
         with_output = {cell: [*costs, -self.costs[cell]] for cell, costs in terms.items()}
         inner = {cell: [x for x in names if x in self.trace.inner_edges] for cell, names in self.cells.items()}
         *before, last = self.cells
         back = {cell: [*self.trace.readers[cell], *inner[cell]] for cell in before}
-        findings = {
-            "T1": self._finding(degrees, passing, f"{len(passing)} of {len(degrees)} operations pass cost on"),
-            "CA": self._sums(with_output, inner, "edges do not cost what their cell's output does"),
-        }
-        if before:
-            findings["CO"] = self._sums(terms, back, "edges before the last cell cost something")
-        return findings | {"T2a": self._last_output(last)}
+        t1 = self._finding(degrees, passing, f"{len(passing)} of {len(degrees)} operations pass cost on")
+        ca = self._sums(with_output, inner, "edges do not cost what their cell's output does")
+        co = {"CO": self._sums(terms, back, "edges before the last cell cost something")} if before else {}
+        return {"T1": t1, "CA": ca, **co, "T2a": self._last_output(last)}
 
     def _sums(self, terms: Mapping[str, list[float]], suspects: Mapping[str, list[str]], what: str) -> Finding:
         """Whether each cell's terms add up to 0; where they do not, its suspects that pass cost on break it."""
@@ -174,8 +159,8 @@ class _Evidence:
         if residual <= self.tolerance:
             return Finding(residual, True, f"L - H = {self.difference:.3f}")
         ran = list(self.trace.arguments)
-        head = [name for name in ran[ran.index(cell) + 1 :] if self.diagnosis.is_leaf(name)]
-        broken = [name for name in head if abs(self.diagnosis.degree(name) - 1) > self.tolerance]
+        head = filter(self.trace.is_leaf, ran[ran.index(cell) + 1 :])
+        broken = [name for name in head if abs(self.trace.degree(name) - 1) > self.tolerance]
         what = f"the cost at the last cell's output is {cost:.3f} and L - H is {self.difference:.3f}"
         return self._finding({cell: residual}, broken, what)
 
@@ -184,7 +169,7 @@ class _Evidence:
         if residuals[worst] <= self.tolerance:
             return Finding(residuals[worst], True, f"the largest at {worst}")
         modules = tuple(dict.fromkeys(broken))
-        return Finding(residuals[worst], False, f"{what}: {self.diagnosis.blame(modules)}", modules)
+        return Finding(residuals[worst], False, f"{what}: {self.trace.blame(modules)}", modules)
 
 
 def _check(logits: Any, labels: Tensor) -> None:

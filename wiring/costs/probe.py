@@ -1,13 +1,6 @@
 """The cost hooks: measure ``C = <dL/dX, X>`` in an ordinary backward pass, in this supernet or in any model.
 
 A cost has the unit of the loss: nats, if that is a cross-entropy with natural logarithms, as torch's is.
-
->>> with GateProbe(supernet) as probe:
-...     cross_entropy(supernet(images, gates), labels).backward()
->>> probe.costs        # (cells, edges, operations): NaN where an operation was not sampled
->>> with CostProbe(model, "cells.*.edges.*") as probe:
-...     cross_entropy(model(images), labels).backward()
->>> probe.by_name()    # {"cells.0.edges.0": 0.0213, ...}
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,20 +21,18 @@ from wiring.supernet.gates import image_dot
 Modules = Mapping[str, nn.Module]
 
 
-class CostProbe:
+class CostProbe(ExitStack):
     """Measures the cost ``<dL/dX, X>`` at the output ``X`` of each of a model's modules, while the block runs.
 
     ``modules`` are submodules of the model by a name each, or a pattern of their names in the model: ``*`` stands for
     anything between two dots, so that ``cells.*`` are the cells and not what is in them. Raises ValueError if there are
     none, one is not the model's own, or the model or a part of it is compiled.
 
-    Of every forward and backward pass inside the block the last is kept. A cost is summed over the calls of its module
-    and over the tensors of an output that has several. The model is not edited: modules that return their input, whose
-    output is changed in place, that are frozen, checkpointed or run under autocast are measured alike. Probes may be
-    nested; leaving the block, also by an exception, takes the hooks off.
-
-    An output that no path joins to the loss costs 0; a module that did not run costs NaN. The loss is normally the
-    batch's mean, so that an image's share is 1/batch of its own cost.
+    Of the passes inside the block the last is kept. A cost is summed over the calls of its module and over the tensors
+    of an output that has several; it is 0 if no path joins the output to the loss, NaN if the module did not run. The
+    loss is normally the batch's mean, so that an image's share is 1/batch of its own cost. The model is not edited:
+    modules that return their input, whose output is changed in place, that are frozen, checkpointed or run under
+    autocast are measured alike. Probes may be nested; leaving the block, also by an exception, takes the hooks off.
 
     With ``at="inputs"`` what comes back through a module alone is measured: how much of the cost at its output it
     passes on, nothing if it is homogeneous of degree 0 (Theorem 1), all if of degree 1. Of several inputs those are
@@ -51,11 +42,11 @@ class CostProbe:
     def __init__(self, model: nn.Module, modules: Modules | str | None = None, at: str = "outputs") -> None:
         if at not in ("outputs", "inputs"):
             raise ValueError(f"at = {at!r}: allowed are outputs and inputs")
+        super().__init__()
         refuse_compiled(model)
         self.model, self._at, self._modules = model, at, _chosen(model, modules)
         #: The modules' names, in the order of the last axis of their costs.
         self.names = tuple(self._modules)
-        self._hooks = ExitStack()
         #: Whether something may change a measured tensor in place, so that the model has to go on with a copy.
         self._copy = True
         #: What each call of a module cost, by the module's name; a call that no gradient reaches costs 0.
@@ -78,24 +69,18 @@ class CostProbe:
         return dict(zip(self.names, self.costs.tolist(), strict=True))
 
     def __enter__(self) -> "CostProbe":
-        self._hooks.enter_context(self.model.register_forward_pre_hook(_Hook(self._begin)))
-        self._hooks.enter_context(self.model.register_forward_hook(_Hook(self._end)))
+        self.enter_context(self.model.register_forward_pre_hook(_Hook(self._begin)))
+        self.enter_context(self.model.register_forward_hook(_Hook(self._end)))
         for name, part in self._modules.items():
             before = partial(part.register_forward_pre_hook, with_kwargs=True)
             register: Any = part.register_forward_hook if self._at == "outputs" else before
-            self._hooks.enter_context(register(_Hook(self._measure, name)))
+            self.enter_context(register(_Hook(self._measure, name)))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._hooks.close()
-
-    def _begin(self, model: nn.Module, inputs: Any) -> None:
-        if torch.is_grad_enabled():
-            self._calls, self._returned = {}, False
+    def _begin(self, *_: Any) -> None:
+        self._calls, self._returned = {}, False
 
     def _end(self, model: nn.Module, inputs: Any, output: Any) -> None:
-        if not torch.is_grad_enabled():
-            return
         outputs = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
         # Without weights and operations there is nothing to go back through, and nothing costs.
         self._returned = not outputs
@@ -105,8 +90,6 @@ class CostProbe:
     def _measure(self, name: str, module: nn.Module, inputs: Any, last: Any) -> Any:
         """Hooked on a module's outputs, which are ``last``, or on its inputs, the named ones of which are ``last``."""
         tensors = last if self._at == "outputs" else (inputs, last)
-        if not torch.is_grad_enabled():
-            return tensors
         images = next((len(x) for x in tree_leaves(tensors) if is_batch(x)), 0)
 
         def tap(x: Any) -> Any:
@@ -131,7 +114,7 @@ class CostProbe:
         return [sum(calls[1:], calls[0]) if (calls := self._calls.get(name)) else missing for name in self._modules]
 
 
-class GateProbe:
+class GateProbe(ExitStack):
     """Measures the cost of every cell, edge and operation of a :class:`wiring.Supernet`, while the block runs.
 
     A gate multiplies its operation's output, so the loss's gradient with respect to the gate *is* the operation's cost
@@ -140,11 +123,12 @@ class GateProbe:
     """
 
     def __init__(self, supernet: nn.Module) -> None:
+        super().__init__()
         refuse_compiled(supernet)
         if not isinstance(supernet, Supernet):
             kind = type(supernet).__name__
             raise ValueError(f"supernet: {kind} has no gates; CostProbe(model, modules) measures any model")
-        self.model, self._cells, self._hooks = supernet, CostProbe(supernet, "cells.*"), ExitStack()
+        self.model, self._cells = supernet, CostProbe(supernet, "cells.*")
         self._cells._copy = False  # nothing changes a cell's output in place
         self._gate_costs = torch.zeros(0)
 
@@ -170,16 +154,11 @@ class GateProbe:
         return self._cells.per_image
 
     def __enter__(self) -> "GateProbe":
-        self._hooks.enter_context(self._cells)
-        self._hooks.enter_context(self.model.register_forward_pre_hook(_Hook(self._measure)))
+        self.enter_context(self._cells)
+        self.enter_context(self.model.register_forward_pre_hook(_Hook(self._measure)))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._hooks.close()
-
-    def _measure(self, model: nn.Module, inputs: tuple[Tensor, Gates]) -> tuple[Tensor, Gates] | None:
-        if not torch.is_grad_enabled():
-            return None
+    def _measure(self, model: nn.Module, inputs: tuple[Tensor, Gates]) -> tuple[Tensor, Gates]:
         images, gates = inputs
         values = gates.values.expand(len(images), *gates.active.shape)
         if not values.requires_grad:
@@ -214,7 +193,10 @@ class _Tap(torch.autograd.Function):
 
 
 class _Hook(partial[Any]):
-    """A hook that a copy of its module does not take along: the copy's does nothing."""
+    """A hook that is called if gradients are enabled, and does nothing in a copy of its module."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        return super().__call__(*arguments) if torch.is_grad_enabled() else None
 
     def __deepcopy__(self, memo: Any) -> "_Hook":
         return _Hook(lambda *_: None)
