@@ -144,7 +144,7 @@ def execute(
     each cell. Raises ChapterError, naming the cell, if one fails, takes too long or its kernel dies; as far as it got,
     the notebook is kept beside ``out`` as ``.partial.ipynb``.
     """
-    unfinished, terminal = out.with_suffix(PARTIAL), sys.stderr.isatty()
+    unfinished, bar = out.with_suffix(PARTIAL), progress and sys.stderr.isatty()
 
     def say(cell_index: int, **which: object) -> None:
         print(f"{source.stem}: cell {cell_index + 1} is done", file=sys.stderr, flush=True)
@@ -154,19 +154,11 @@ def execute(
         # Sockets of its own, short enough for a socket's name: in the working folder two kernels would share them.
         # Other users of the machine cannot reach them; over TCP ipykernel warns that they could.
         with tempfile.TemporaryDirectory(prefix="wiring-", ignore_cleanup_errors=True) as sockets:
-            papermill.execute_notebook(
-                str(source),
-                str(unfinished),
-                parameters=values,
-                cwd=str(Path.cwd()),
-                kernel_name="python3",
-                progress_bar=progress and terminal,
-                execution_timeout=timeout,
-                config=Config(
-                    KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"},
-                    NotebookClient={"on_cell_executed": say} if progress and not terminal else {},
-                ),
-            )
+            config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+            if progress and not bar:
+                config.NotebookClient.on_cell_executed = say
+            options = {"cwd": str(Path.cwd()), "kernel_name": "python3", "execution_timeout": timeout}
+            papermill.execute_notebook(str(source), str(unfinished), values, config=config, progress_bar=bar, **options)
     except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
         if isinstance(error, PapermillExecutionError):
             cell, reason = error.exec_count, f"{error.ename}: {error.evalue}"
