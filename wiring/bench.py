@@ -114,18 +114,14 @@ def _measures(n: int) -> list[Callable[[], Row]]:
 
 def ratio(name: str, sides: Sides, at_least: bool, bound: float | None, e: Experiment, size: int, repeats: int) -> Row:
     """The time of a comparison's first side divided by its second's; ``{}`` in the name is the workload."""
+    cells = f"{e.cells} {'DARTS' if e.topology == TOPOLOGIES['darts'] else 'minimal'} cells"
+    cells += f", {len(e.reductions)} of them reductions" if e.reductions else ""
+    workload = f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
     rounds = _rounds(sides(e, size), repeats)
     ratios = [above / below for above, below in rounds]
     times = " against ".join(_time(median(side)) for side in zip(*rounds, strict=True))
     detail = f"{times}; {min(ratios):.3g} to {max(ratios):.3g}"
-    return Row(name.format(workload(e, size)), median(ratios), bound, at_least, detail)
-
-
-def workload(e: Experiment, size: int) -> str:
-    """What a step works on."""
-    cells = f"{e.cells} {'DARTS' if e.topology == TOPOLOGIES['darts'] else 'minimal'} cells"
-    cells += f", {len(e.reductions)} of them reductions" if e.reductions else ""
-    return f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
+    return Row(name.format(workload), median(ratios), bound, at_least, detail)
 
 
 def textbook_and_ours(e: Experiment, size: int) -> tuple[Step, Step]:

@@ -135,9 +135,7 @@ def reruns(name: str, grid: Mapping[str, Iterable[Any]], out: Path) -> Tasks:
     return Tasks(len(choices), left, cores())
 
 
-def execute(
-    source: Path, out: Path, values: dict[str, Any], timeout: int | None = None, progress: bool = False
-) -> None:
+def execute(path: Path, out: Path, values: dict[str, Any], timeout: int | None = None, progress: bool = False) -> None:
     """Execute a notebook with these parameters in a kernel of its own, from the working folder.
 
     A cell may take ``timeout`` seconds. Progress is shown on the standard error: a bar on a terminal, else a line for
@@ -147,7 +145,7 @@ def execute(
     unfinished, bar = out.with_suffix(PARTIAL), progress and sys.stderr.isatty()
 
     def say(cell_index: int, **which: object) -> None:
-        print(f"{source.stem}: cell {cell_index + 1} is done", file=sys.stderr, flush=True)
+        print(f"{path.stem}: cell {cell_index + 1} is done", file=sys.stderr, flush=True)
 
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -158,7 +156,7 @@ def execute(
             if progress and not bar:
                 config.NotebookClient.on_cell_executed = say
             options = {"cwd": str(Path.cwd()), "kernel_name": "python3", "execution_timeout": timeout}
-            papermill.execute_notebook(str(source), str(unfinished), values, config=config, progress_bar=bar, **options)
+            papermill.execute_notebook(str(path), str(unfinished), values, config=config, progress_bar=bar, **options)
     except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
         if isinstance(error, PapermillExecutionError):
             cell, reason = error.exec_count, f"{error.ename}: {error.evalue}"
@@ -166,5 +164,5 @@ def execute(
             code = [cell for cell in nbformat.read(unfinished, as_version=4).cells if cell.cell_type == "code"]
             cell = sum(cell.metadata.papermill.get("start_time") is not None for cell in code)
             reason = "its kernel died" if isinstance(error, DeadKernelError) else f"took more than {timeout} s"
-        raise ChapterError(f"chapter {source.stem!r}, cell {cell}: {reason}; kept in {unfinished}") from error
+        raise ChapterError(f"chapter {path.stem!r}, cell {cell}: {reason}; kept in {unfinished}") from error
     unfinished.replace(out)
