@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from wiring_book.bench_table import MARKS, with_table
+from wiring_book.bench_table import MARKS, table, with_table
 
 from wiring import bench
-from wiring.bench import DSNAS, Row, table
+from wiring.bench import DSNAS, Row
 
 ROOT = Path(__file__).parent.parent
 TINY = replace(DSNAS, cells=1, channels=2, batch=4)

@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -16,14 +15,9 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from statistics import linear_regression, median
-from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch import Tensor, nn, profiler
 
 from wiring.costs import CostProbe
 from wiring.datasets import Dataset
@@ -39,9 +33,6 @@ THREADS = 2
 DSNAS = Experiment(alpha_lr=0.0, threads=THREADS, crop=4)
 DARTS = replace(DSNAS, searcher="darts", batch=64)
 SHORT = replace(DARTS, cells=4, batch=32)
-DARTS_CELLS = replace(SHORT, topology=TOPOLOGIES["darts"])
-#: With DARTS' two reduction cells, a third and two thirds of the way.
-REDUCED = replace(DARTS, reductions=(2, 5))
 SMALL = replace(DSNAS, channels=8, batch=64)
 
 #: The head of the table.
@@ -105,8 +96,8 @@ def _measures(n: int) -> list[Callable[[], Row]]:
     scalings = [("cells", (2, 4, 8, 16), 1.05), ("channels", (8, 16, 32), None), ("batch", (16, 32, 64), None)]
     return [
         partial(faster, 3.5, DARTS, 32, n),
-        partial(faster, 3.5, DARTS_CELLS, 32, n),
-        partial(faster, None, REDUCED, 32, n),
+        partial(faster, 3.5, replace(SHORT, topology=TOPOLOGIES["darts"]), 32, n),
+        partial(faster, None, replace(DARTS, reductions=(2, 5)), 32, n),  # where DARTS has them: at 1/3 and 2/3
         partial(faster, 2.5, DSNAS, 32, 4 * n),
         partial(faster, 1.5, SMALL, 8, 8 * n),
         partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.03, DSNAS, 32, 8 * n),
@@ -121,26 +112,16 @@ def _measures(n: int) -> list[Callable[[], Row]]:
     ]
 
 
-def table(content: dict[str, Any]) -> str:
-    """The JSON's content as a Markdown table."""
-    rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for row in content["rows"]]
-    return "\n".join([f"Measured on {content['machine']}.", HEAD, *map(str, rows)])
-
-
 def ratio(name: str, sides: Sides, at_least: bool, bound: float | None, e: Experiment, size: int, repeats: int) -> Row:
     """The time of a comparison's first side divided by its second's; ``{}`` in the name is the workload."""
-    rounds = _rounds(sides(e, size), repeats)
-    ratios = [above / below for above, below in rounds]
-    detail = " against ".join(_time(median(side)) for side in zip(*rounds, strict=True))
-    detail += f"; {min(ratios):.3g} to {max(ratios):.3g}"
-    return Row(name.format(workload(e, size)), median(ratios), bound, at_least, detail)
-
-
-def workload(e: Experiment, size: int) -> str:
-    """What a step works on."""
     cells = f"{e.cells} {'DARTS' if e.topology == TOPOLOGIES['darts'] else 'minimal'} cells"
     cells += f", {len(e.reductions)} of them reductions" if e.reductions else ""
-    return f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
+    workload = f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
+    rounds = _rounds(sides(e, size), repeats)
+    ratios = [above / below for above, below in rounds]
+    times = " against ".join(_time(median(side)) for side in zip(*rounds, strict=True))
+    detail = f"{times}; {min(ratios):.3g} to {max(ratios):.3g}"
+    return Row(name.format(workload), median(ratios), bound, at_least, detail)
 
 
 def textbook_and_ours(e: Experiment, size: int) -> tuple[Step, Step]:
@@ -157,15 +138,14 @@ def with_and_without_costs(e: Experiment, size: int) -> tuple[Step, Step]:
 
 def with_and_without_probe(e: Experiment, size: int) -> tuple[Step, Step]:
     """Both passes of the textbook's supernet with a probe at every operation, as in any foreign model, and without."""
-    images, labels = _batch(Search(e, noise(e, size)))
-    plain = textbook(e)
+    plain, images, labels = textbook(e), torch.randn(e.batch, 3, size, size), torch.randint(10, (e.batch,))
     active = e.topology.allowed().expand(e.cells, -1, -1)
     gates = Gates(active.float().mul(1 / 8), active)
 
     def both_passes(context: Callable[[], AbstractContextManager[object]]) -> None:
         with context():
-            plain.zero_grad(set_to_none=True)
-            F.cross_entropy(plain(images.contiguous(), gates), labels).backward()
+            plain.zero_grad()
+            nn.functional.cross_entropy(plain(images, gates), labels).backward()
 
     return partial(both_passes, partial(CostProbe, plain, "cells.*.edges.*.*")), partial(both_passes, nullcontext)
 
@@ -179,28 +159,31 @@ def ours_and_kernels(e: Experiment, size: int) -> tuple[Step, Step]:
     search, plain = Search(e, noise(e, size)), textbook(e)
     drawn = search.searcher.draw(generator(0, "kernels"))
     gates = replace(drawn, values=drawn.values.detach())
-    calls = defaultdict[tuple[str, torch.Size], list[nn.Module]](list)
+    calls: dict[tuple[str, torch.Size], list[nn.Module]] = {}
 
     def keep(module: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
-        calls[repr(module), inputs[0].shape].append(module)
+        calls.setdefault((repr(module), inputs[0].shape), []).append(module)
 
     for module in plain.modules():
         if not (list(module.children()) or isinstance(module, nn.Linear | nn.Identity)):
             module.register_forward_hook(keep)
     with torch.no_grad():
-        plain(_batch(search)[0], gates)
+        plain(torch.randn(e.batch, 3, size, size), gates)
+    # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
+    search.searcher.draw = lambda *_: gates  # type: ignore[method-assign]
     kernels: list[Step] = []
     for (_, shape), alike in calls.items():
         kernels += [_forward_and_backward(alike[0], shape)] * len(alike)
-    sample = torch.randn(3, e.batch, e.channels, size, size)
-    kernels += [partial(_gated_sum, *sample.unbind())] * int(gates.active[..., 1:].sum())
-
-    # The kernels draw no architectures; the step is measured on the very one whose kernels were counted.
-    search.searcher.draw = lambda *_: gates  # type: ignore[method-assign]
+    outputs = int(gates.active[..., 1:].sum())
+    x, total, gradient = torch.randn(3, e.batch, e.channels, size, size).unbind()
 
     def bare() -> None:
         for kernel in kernels:
             kernel()
+        for _ in range(outputs):  # each one's product with its gate, its place in the sum, the way back, and its cost
+            total + 0.5 * x
+            0.5 * gradient
+            image_dot(gradient, x)
 
     return _endless(search.run_epoch), bare
 
@@ -216,8 +199,7 @@ def scaling(what: str, field: str, sizes: Sequence[int], bound: float | None, re
 
     Of the time it is the median over rounds, so that a machine that changes its pace between them does not bend it.
     """
-    changes: list[Any] = [{field: size} for size in sizes]
-    build = [partial(our_step, replace(SHORT, **change), 32) for change in changes]
+    build = [partial(our_step, preset(SHORT, **{field: size}), 32) for size in sizes]
     shown = {"time": _time, "memory": _mib}[what]
     rounds = _rounds([new() for new in build], repeats) if what == "time" else [[_peaks(new, 1)[0] for new in build]]
     scale = [math.log(size) for size in sizes]
@@ -244,8 +226,8 @@ def workers() -> Row:
             raise RuntimeError(f"runs of the sweep failed: {failures}")
 
     one, two = (_seconds(partial(swept, processes)) for processes in (1, 2))
-    name = "four runs of p1-quick: 1 worker / 2 workers"
-    return Row(name, one / two, 1.7, True, f"{_time(one)} against {_time(two)}")
+    detail = f"{_time(one)} against {_time(two)}"
+    return Row("four runs of p1-quick: 1 worker / 2 workers", one / two, 1.7, True, detail)
 
 
 def noise(e: Experiment, size: int) -> Dataset:
@@ -260,11 +242,6 @@ def textbook(e: Experiment) -> PlainSupernet:
     return PlainSupernet(e.topology, e.cells, e.channels, 10, reductions=e.reductions)
 
 
-def _batch(search: Search) -> tuple[Tensor, Tensor]:
-    (loader,) = search.loaders.values()
-    return next(iter(loader))
-
-
 def our_step(e: Experiment, size: int) -> Step:
     """The search's own step: data, gates, forward, backward, clip, both optimisers, costs and their statistics."""
     return _endless(Search(e, noise(e, size)).run_epoch)
@@ -277,19 +254,17 @@ def _endless(epoch: Callable[[], Iterable[object]]) -> Step:
 
 
 def _step_without_costs(search: Search, network: nn.Module) -> Step:
-    e, searcher, draws = search.experiment, search.searcher, search.generators["architectures"]
-    weights = list(network.parameters())
-    theta = torch.optim.SGD(weights, lr=e.theta_lr, momentum=e.theta_momentum, weight_decay=e.theta_weight_decay)
-    alpha = torch.optim.Adam([searcher.alpha], lr=e.alpha_lr, betas=e.alpha_betas)
+    weights, alpha = list(network.parameters()), search.optimisers["alpha"]
+    theta = torch.optim.SGD(weights, **search.optimisers["theta"].defaults)
     (loader,) = search.loaders.values()
 
     def epoch() -> Iterator[None]:
         for images, labels in loader:
-            theta.zero_grad(set_to_none=True)
-            alpha.zero_grad(set_to_none=True)
-            gates = searcher.draw(draws)
-            F.cross_entropy(network(images.contiguous(), gates), labels).backward()
-            clip_grad_norm_(weights, e.clip)
+            theta.zero_grad()
+            alpha.zero_grad()
+            gates = search.searcher.draw(search.generators["architectures"])
+            nn.functional.cross_entropy(network(images.contiguous(), gates), labels).backward()
+            nn.utils.clip_grad_norm_(weights, search.experiment.clip)
             theta.step()
             alpha.step()
             yield
@@ -307,33 +282,24 @@ def _forward_and_backward(module: nn.Module, shape: tuple[int, ...]) -> Step:
     return lambda: torch.autograd.grad(module(x), [x, *module.parameters()], direction)
 
 
-def _gated_sum(x: Float[Tensor, "..."], total: Float[Tensor, "..."], gradient: Float[Tensor, "..."]) -> None:
-    """One output's product with its gate, its place in the sum, the way back, and its cost."""
-    total + 0.5 * x
-    0.5 * gradient
-    image_dot(gradient, x)
-
-
 def _peaks(build: Callable[[], Step], steps: int) -> list[float]:
     """Bytes: for each of so many steps, the most that it adds to the tensors alive, by the allocator's own record."""
     # The profiler's C++ prints what it does unless told otherwise before it first runs. And it warns when a tensor is
     # freed that it has not seen made: so it watches from the start, and the first step, which warms up.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as record:
         step = build()
         for _ in range(steps + 1):
-            with record_function("step"):
+            with profiler.record_function("step"):
                 step()
-    events = record.profiler.kineto_results.events()
-    alive, before, peaks = 0.0, 0.0, list[float]()
-    for event in sorted(events, key=lambda event: event.start_ns()):
+    alive, traces = 0.0, [[0.0]]
+    for event in sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "step":
-            before = alive
-            peaks.append(0.0)
+            traces.append([alive])
         elif event.name() == "[memory]":
             alive += event.nbytes()
-            peaks[-1:] = [max(most, alive - before) for most in peaks[-1:]]
-    return peaks[1:]
+            traces[-1].append(alive)
+    return [max(trace) - trace[0] for trace in traces[2:]]
 
 
 def _rounds(steps: Sequence[Step], repeats: int) -> list[list[float]]:

@@ -7,11 +7,10 @@ import ast
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import papermill
@@ -26,6 +25,8 @@ from wiring.search.sweeps import Tasks, combinations, cores, run_name
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
+#: How the name of a notebook ends that is not executed to its end.
+PARTIAL = ".partial.ipynb"
 #: What a chapter's parameter may be typed with: an annotation, or, for what may be None, a type comment (papermill
 #: reads no annotation with a bar).
 TYPES: dict[str, Any] = {plain.__name__: plain for plain in (bool, int, float, str)}
@@ -36,8 +37,7 @@ class ChapterError(ValueError):
     """A chapter or parameter that does not exist or does not fit, or a chapter whose execution failed."""
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A parameter of a chapter: its annotation, its default as written, and the comment behind it."""
 
     annotation: str
@@ -82,8 +82,8 @@ def check(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if key not in declared:
             allowed = ", ".join(declared) or "(it takes none)"
             raise ChapterError(f"chapter {name!r} has no parameter {key!r}; allowed: {allowed}")
-        annotation, allowed = declared[key].annotation, ", ".join(TYPES)
-        if annotation not in TYPES:
+        if (annotation := declared[key].annotation) not in TYPES:
+            allowed = ", ".join(TYPES)
             raise ChapterError(f"parameter {key} of chapter {name!r} is typed {annotation}; allowed: {allowed}")
         try:
             checked[key] = TypeAdapter(TYPES[annotation]).validate_python(value, strict=True)
@@ -110,7 +110,7 @@ def rerun(name: str, values: Mapping[str, Any], out: Path | None = None, timeout
     values = check(name, values)
     if out is None:
         candidates = (Path("reruns") / f"{name}{suffix}.ipynb" for suffix in ("", *(f"-{k}" for k in range(2, 10_000))))
-        out = next(path for path in candidates if not (path.exists() or _partial(path).exists()))
+        out = next(path for path in candidates if not (path.exists() or path.with_suffix(PARTIAL).exists()))
     elif out.exists():
         raise ChapterError(f"{out} exists; choose another file, nothing is overwritten")
     elif out.suffix != ".ipynb":
@@ -127,48 +127,36 @@ def reruns(name: str, grid: Mapping[str, Iterable[Any]], out: Path) -> Tasks:
     Each is kept as ``NAME-<digest>.ipynb`` in the folder ``out``; as many are run at a time as there are cores. Raises
     ValueError as :func:`check`, for any of them.
     """
-    choices = [check(name, choice) for choice in combinations(grid)]
-    paths = [out / f"{run_name(name, json.dumps(values, sort_keys=True))}.ipynb" for values in choices]
-    left = {
-        str(path): partial(execute, chapter(name), path.resolve(), values)
-        for path, values in zip(paths, choices, strict=True)
-        if not path.exists()
-    }
+    choices, left = [check(name, choice) for choice in combinations(grid)], dict[str, Callable[[], None]]()
+    for values in choices:
+        path = out / f"{run_name(name, json.dumps(values, sort_keys=True))}.ipynb"
+        if not path.exists():
+            left[str(path)] = partial(execute, chapter(name), path.resolve(), values)
     return Tasks(len(choices), left, cores())
 
 
-def execute(
-    source: Path, out: Path, values: dict[str, Any], timeout: int | None = None, progress: bool = False
-) -> None:
+def execute(path: Path, out: Path, values: dict[str, Any], timeout: int | None = None, progress: bool = False) -> None:
     """Execute a notebook with these parameters in a kernel of its own, from the working folder.
 
     A cell may take ``timeout`` seconds. Progress is shown on the standard error: a bar on a terminal, else a line for
     each cell. Raises ChapterError, naming the cell, if one fails, takes too long or its kernel dies; as far as it got,
     the notebook is kept beside ``out`` as ``.partial.ipynb``.
     """
-    unfinished, terminal = _partial(out), sys.stderr.isatty()
+    unfinished, bar = out.with_suffix(PARTIAL), progress and sys.stderr.isatty()
 
     def say(cell_index: int, **which: object) -> None:
-        print(f"{source.stem}: cell {cell_index + 1} is done", file=sys.stderr, flush=True)
+        print(f"{path.stem}: cell {cell_index + 1} is done", file=sys.stderr, flush=True)
 
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Sockets of its own, short enough for a socket's name: in the working folder two kernels would share them.
         # Other users of the machine cannot reach them; over TCP ipykernel warns that they could.
         with tempfile.TemporaryDirectory(prefix="wiring-", ignore_cleanup_errors=True) as sockets:
-            papermill.execute_notebook(
-                str(source),
-                str(unfinished),
-                parameters=values,
-                cwd=str(Path.cwd()),
-                kernel_name="python3",
-                progress_bar=progress and terminal,
-                execution_timeout=timeout,
-                config=Config(
-                    KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"},
-                    NotebookClient={"on_cell_executed": say} if progress and not terminal else {},
-                ),
-            )
+            config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+            if progress and not bar:
+                config.NotebookClient.on_cell_executed = say
+            options = {"cwd": str(Path.cwd()), "kernel_name": "python3", "execution_timeout": timeout}
+            papermill.execute_notebook(str(path), str(unfinished), values, config=config, progress_bar=bar, **options)
     except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
         if isinstance(error, PapermillExecutionError):
             cell, reason = error.exec_count, f"{error.ename}: {error.evalue}"
@@ -176,9 +164,5 @@ def execute(
             code = [cell for cell in nbformat.read(unfinished, as_version=4).cells if cell.cell_type == "code"]
             cell = sum(cell.metadata.papermill.get("start_time") is not None for cell in code)
             reason = "its kernel died" if isinstance(error, DeadKernelError) else f"took more than {timeout} s"
-        raise ChapterError(f"chapter {source.stem!r}, cell {cell}: {reason}; kept in {unfinished}") from error
+        raise ChapterError(f"chapter {path.stem!r}, cell {cell}: {reason}; kept in {unfinished}") from error
     unfinished.replace(out)
-
-
-def _partial(out: Path) -> Path:
-    return out.with_suffix(".partial.ipynb")

@@ -2,12 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from wiring.bench import table
+from wiring.bench import HEAD, Row
 
 ROOT = Path(__file__).parents[3]
 #: Between these lines of the README stands the table.
 MARKS = "<!-- bench: written by `make bench` -->", "<!-- /bench -->"
+
+
+def table(content: dict[str, Any]) -> str:
+    """The JSON's content as a Markdown table."""
+    rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for row in content["rows"]]
+    return "\n".join([f"Measured on {content['machine']}.", HEAD, *map(str, rows)])
 
 
 def with_table(text: str, rows: str) -> str:
