@@ -25,10 +25,10 @@ from matplotlib.ticker import MaxNLocator
 
 from wiring.evidence import measures
 from wiring.evidence.measures import cells_of_types, scalars_of
-from wiring.search.records import CELL_TYPES, Record
-from wiring.search.searchers import dropped
-from wiring.supernet.operations import NAMES, NONE
-from wiring.supernet.topology import Edge, Topology
+from wiring.search import Record, dropped
+from wiring.search.records import CELL_TYPES
+from wiring.supernet import NAMES, NONE, Topology
+from wiring.supernet.topology import Edge
 
 _PALETTE = sns.color_palette("colorblind")
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
@@ -104,11 +104,8 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
     """
     figure, (axes,) = _figure(2.2 + 0.3 * len(topology.intermediate))
     labels = [str(number) if chosen is None else f"{number}: {chosen[number]}" for number in range(len(topology.edges))]
-    styles: Styles = defaultdict(dict)
-    for edge, name in zip(topology.edges, chosen or (), strict=False):
-        if name == "none":
-            styles[edge] = {"linestyle": ":", "alpha": 0.5}
-    _draw(axes, topology, styles, labels)
+    dotted = [edge for edge, name in zip(topology.edges, chosen or (), strict=False) if name == "none"]
+    _draw(axes, topology, defaultdict(dict, {edge: {"linestyle": ":", "alpha": 0.5} for edge in dotted}), labels)
     handles = [*_origins(topology), Patch(color=OUTPUT, label="concatenation")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
@@ -191,9 +188,7 @@ def paths(topology: Topology, edges: Sequence[int]) -> Figure:
 def _ways(topology: Topology, node: int) -> list[list[Edge]]:
     """All ways from a node to the output, as steps; the shortest first."""
     ways = [[(node, topology.nodes)]] if node in topology.output else []
-    for i, j in topology.edges:
-        if i == node:
-            ways += [[(i, j), *rest] for rest in _ways(topology, j)]
+    ways += [[(i, j), *rest] for i, j in topology.edges if i == node for rest in _ways(topology, j)]
     return sorted(ways, key=len)
 
 
@@ -234,17 +229,11 @@ def dose_response(groups: Mapping[str, Runs]) -> Figure:
 
     Left against the gap in accuracy between the splits, right against the search split's cost late in the search.
     """
-    measured = {
-        "accuracy: training − search split": measures.generalisation_gap,
-        "L − H on the search split (nats)": measures.late_search_cost,
-        "share of edges retained": measures.retention,
-    }
-    *doses, kept = measured
-    table = pd.DataFrame(
-        {"runs": name} | {column: measure(record) for column, measure in measured.items()}
-        for name, records in groups.items()
-        for record in _several(records)
-    )
+    doses, kept = ("accuracy: training − search split", "L − H on the search split (nats)"), "share of edges retained"
+    numbers = (measures.generalisation_gap, measures.late_search_cost, measures.retention)
+    runs = [(name, record) for name, records in groups.items() for record in _several(records)]
+    rows = [(name, *(number(record) for number in numbers)) for name, record in runs]
+    table = pd.DataFrame(rows, columns=["runs", *doses, kept])
     palette, markers = dict(zip(groups, cycle(_PALETTE))), dict(zip(groups, cycle(_MARKERS)))
     draw = partial(sns.scatterplot, table, hue="runs", palette=palette, style="runs", markers=markers)
     figure, (left, right) = _figure(3.2, 1, 2, sharey=True)
@@ -295,19 +284,15 @@ def splits(bi: Runs, single: Runs) -> Figure:
     """
     quantities = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
     groups = {"all": "all images", "correct": "correctly classified", "wrong": "wrongly classified"}
-    colours = {
-        "bi-level, training split": _PALETTE[0],
-        "bi-level, search split": _PALETTE[3],
-        "single-level": _PALETTE[7],
-    }
+    hues = {"bi-level, training split": _PALETTE[0], "bi-level, search split": _PALETTE[3], "single-level": _PALETTE[7]}
     tables = [record.scalars.assign(runs="bi-level, " + record.scalars.split + " split") for record in _several(bi)]
     tables += [record.scalars.assign(runs="single-level") for record in _several(single)]
     table = pd.concat(tables)
-    draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=colours, style="runs")
+    draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=hues, style="runs")
     figure, panels = _figure(6.2, len(quantities), len(groups), sharex=True, sharey="row")
     contents = product(quantities.items(), groups.items())
     for axes, ((quantity, label), (group, title)) in zip(panels, contents, strict=True):
-        draw(table[table.group == group], y=quantity, hue_order=colours, style_order=colours, ax=axes)
+        draw(table[table.group == group], y=quantity, hue_order=hues, style_order=hues, ax=axes)
         axes.axhline(0, color="0.6", lw=0.8)
         axes.set(xlabel="", ylabel=label, title=title if quantity == "loss" else "")
         axes.legend().remove()
@@ -325,7 +310,8 @@ def cost_means(states: Mapping[str, Runs]) -> Figure:
     """
     topology = _one_cell(states)
     figure, panels = _figure(0.9 + 2.2 * len(states), len(states), len(topology.edges), sharex=True, sharey=True)
-    for axes, (runs, edge) in zip(panels, product(states.values(), range(len(topology.edges))), strict=True):
+    contents = product(states.items(), enumerate(topology.edges))
+    for number, (axes, ((state, runs), (edge, ends))) in enumerate(zip(panels, contents, strict=True)):
         low, mean, high = (
             np.stack([record.arrays[f"cost_{key}"][-1, 0, 0, edge, NONE + 1 :] for record in _several(runs)])
             for key in ("min", "mean", "max")
@@ -338,10 +324,8 @@ def cost_means(states: Mapping[str, Runs]) -> Figure:
         axes.set_yscale("symlog", linthresh=0.05)
         axes.set_yticks([-0.1, -0.05, 0, 0.05, 0.1], ["−0.1", "−0.05", "0", "0.05", "0.1"])
         axes.set_xticks(place, NAMES[NONE + 1 :], rotation=90, fontsize=7.5)
-    for axes, (edge, ends) in zip(panels, enumerate(topology.edges), strict=False):
-        axes.set_title(f"edge {edge} {ends}")
-    for axes, state in zip(panels[:: len(topology.edges)], states, strict=True):
-        axes.set_ylabel(f"{state}:\ncost (nats)")
+        title = f"edge {edge} {ends}" if number < len(topology.edges) else ""
+        axes.set(title=title, ylabel="" if edge else f"{state}:\ncost (nats)")
     return figure
 
 
@@ -435,8 +419,8 @@ def none_probability(records: Runs) -> Figure:
             panel.plot(np.where(when, -step * seed, np.nan), ".", color=colour, ms=3)
         panel.axhline(0, color="0.6", lw=0.6)
         panel.set_title(_of_type(records[0], kind, f"edge {edge} {topology.edges[edge]}"))
-    panels[0].set_ylim(-step * (len(records) + 1), top)
-    panels[0].set_yticks([tick for tick in ((0, 0.5, 1.0) if top >= 0.5 else (0, 0.1, 0.2, 0.3, 0.4)) if tick <= top])
+    ticks = [tick for tick in ((0, 0.5, 1.0) if top >= 0.5 else (0, 0.1, 0.2, 0.3, 0.4)) if tick <= top]
+    panels[0].set(ylim=(-step * (len(records) + 1), top), yticks=ticks)
     figure.supxlabel("epoch")
     figure.supylabel("p(None)")
     figure.legend(handles=_origins(topology), loc="outside upper center", ncols=3, frameon=False)

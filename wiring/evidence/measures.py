@@ -10,11 +10,11 @@ What stands before the first semicolon or full stop of a measure's docstring is 
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 
 from wiring.search import Record, dropped
-from wiring.supernet.operations import NONE
+from wiring.supernet import NONE
 
 #: The share of correctly classified images from which on an accuracy is called high.
 HIGH_ACCURACY = 0.9
@@ -35,11 +35,10 @@ def counted_edges(record: Record) -> list[tuple[int, int]]:
 
 
 def scalars_of(record: Record, split: str | None = None, group: str = "all", late: bool = False) -> pd.DataFrame:
-    """The scalars of one split ("training" or "search") and one group of images, a row per epoch.
+    """The scalars of a split ("training", "search") and a group of images ("all", "correct", "wrong"), a row an epoch.
 
-    The group is "all", "correct" or "wrong", by how the images are classified. Without a split it is the one that α
-    learns from; of the search split a single-level search has no rows. ``late`` keeps the last tenth of the search, at
-    least one epoch.
+    Without a split it is the one that α learns from; of the search split a single-level search has no rows. ``late``
+    keeps the last tenth of the search, at least one epoch.
     """
     split = split or ("search" if record.experiment.level == "bi" else "training")
     rows = record.scalars.query("split == @split and group == @group")
@@ -90,21 +89,20 @@ def turning_epoch(record: Record) -> int | None:
 
 def width_preference(record: Record) -> float:
     """Share of input edges retained minus that of intermediate edges; NaN without both."""
-    back = _cells_back(record)
-    return _share(retained(record)[back > 0]) - _share(retained(record)[back == 0])
+    return _retained_from(record, *record.experiment.topology.inputs) - _retained_from(record, 0)
 
 
 def bypass_preference(record: Record) -> float:
     """Share retained of the edges from the cell before last minus that of those from the last; NaN without both."""
-    back = _cells_back(record)
-    return _share(retained(record)[back == 2]) - _share(retained(record)[back == 1])
+    return _retained_from(record, 2) - _retained_from(record, 1)
 
 
-def _cells_back(record: Record) -> Int[np.ndarray, " edge"]:
-    """How many cells back lies the one whose output an edge reads; 0 for an edge between intermediate nodes."""
+def _retained_from(record: Record, *cells_back: int) -> float:
+    """Share retained of the edges that read a cell so far back, 0 for those between intermediate nodes."""
     topology = record.experiment.topology
     of_nodes = [*topology.inputs, *[0] * len(topology.intermediate)]
-    return np.array([of_nodes[topology.edges[edge][0]] for _, edge in counted_edges(record)], dtype=int)
+    back = [of_nodes[topology.edges[edge][0]] for _, edge in counted_edges(record)]
+    return _share(retained(record)[np.isin(back, cells_back)])
 
 
 def retention(record: Record) -> float:
@@ -170,10 +168,7 @@ def positive_share(record: Record) -> float:
 
 
 def negative_share(record: Record) -> float:
-    """Share of the edges' operations with a negative mean cost; of all but None, in the last epoch.
-
-    NaN unless α is fixed and the weights learn.
-    """
+    """Share of the edges' operations with a negative mean cost; without None, last epoch, NaN unless θ alone learns."""
     e = record.experiment
     return _share(_means(record, -1) < 0) if e.searcher == "uniform" and e.theta_lr > 0 else np.nan
 
@@ -181,8 +176,8 @@ def negative_share(record: Record) -> float:
 def intermediate_excess(record: Record) -> float:
     """Mean cost on the intermediate edge minus that on the straight one, all epochs (nats).
 
-    Of the same operation, over all but None that were drawn on both, over all cells: edge (1, 2) against (0, 2) in the
-    simplified cell, (2, 3) against (1, 3) in the minimal cell and its control.
+    Of each operation but None that was drawn on both, in every cell: edge (1, 2) against (0, 2) in the simplified cell,
+    (2, 3) against (1, 3) in the minimal cell and its control.
     """
     topology = record.experiment.topology
     first = len(topology.inputs)

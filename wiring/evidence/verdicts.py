@@ -19,7 +19,7 @@ from wiring.datasets import sample
 from wiring.evidence.claims import CLAIMS, SINGLE_LEVEL, Claim
 from wiring.search import Experiment, Record, load_reference
 from wiring.search.records import REFERENCE
-from wiring.supernet.topology import MINIMAL, topology_name
+from wiring.supernet import MINIMAL, topology_name
 
 #: Below this number of seeds nothing is decided.
 FEWEST_SEEDS = 3
@@ -27,17 +27,14 @@ FEWEST_SEEDS = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """What runs say of a claim.
-
-    ``estimate`` is the mean of the claim's statistic over the runs, or models, of which it says anything, ``seeds`` of
-    them; ``low`` and ``high`` are that mean's 95 % interval, NaN with fewer than two.
-    """
+    """What runs say of a claim: its statistic's mean, over the runs or models of which it says anything."""
 
     claim: Claim
     verdict: Literal["holds", "fails", "undecided"]
     estimate: float
     low: float
     high: float
+    """Ends of the estimate's 95 % interval, NaN with fewer than two seeds."""
     seeds: int
 
     def __str__(self) -> str:
@@ -105,9 +102,8 @@ def judge_all() -> Iterator[Verdict]:
         topology = MINIMAL.without_operations("skip_connect")
         return [verify_random(topology, 2, images, labels, seed) for seed in range(5)]
 
-    return (
-        judge(claim, load_reference(claim.reference) if claim.reference else reports()) for claim in CLAIMS.values()
-    )
+    evidence = (load_reference(claim.reference) if claim.reference else reports() for claim in CLAIMS.values())
+    return map(judge, CLAIMS.values(), evidence)
 
 
 def compare(groups: Mapping[str, Sequence[Record]], claims: Sequence[str | Claim], live: bool = False) -> pd.DataFrame:
