@@ -35,11 +35,10 @@ from wiring.search.experiments import LEVELS, Experiment, preset, to_json
 from wiring.search.preflight import preflight
 from wiring.search.records import GROUPS, Record, RecordError
 from wiring.search.searchers import SEARCHERS, dropped
-from wiring.supernet import NAMES, Supernet
-from wiring.supernet.normalise import Images
+from wiring.supernet import NAMES, Images, Supernet
 
-Logits = Float[Tensor, "batch class"]
-Losses = Float[Tensor, " batch"]
+Logits = Float[Tensor, "image class"]
+Losses = Float[Tensor, " image"]
 
 #: What is summed over the images of a group, and the columns of the scalars; ``images`` sums ones.
 QUANTITIES = ["images", "accuracy", "loss", "entropy", "cost"]
@@ -91,22 +90,16 @@ class Search:
         self.supernet = supernet.to(self.device)
         start = e.alpha_mean, e.alpha_std, generator(e.seed, "alpha")
         self.searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start).to(self.device)
-        # Collecting them from the modules anew would cost a tenth of a step on small images.
         self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
         alpha = self.searcher.alpha
         sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
         adam = optim.Adam([alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
         self.optimisers = {"theta": sgd, "alpha": adam} if alpha.requires_grad else {"theta": sgd}
         self.schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=e.epochs, eta_min=e.theta_lr_min)
-        self.epoch = 0
-        self.seconds = 0.0
+        self.epoch, self.seconds = 0, 0.0
+        self.steps = min(map(len, self.loaders.values()))
         self.history: dict[str, list[Tensor]] = {}
-        self._remember()
         self._begin_epoch()
-
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return min(len(loader) for loader in self.loaders.values())
 
     def run_epoch(self) -> Iterator[None]:
         """The epoch, or what is left of it, step by step; raises Diverged at its end (:meth:`check_finite`)."""
@@ -117,17 +110,15 @@ class Search:
         self.generators["batches"].set_state(self.shuffle)
         with GateProbe(self.supernet) as probe:
             for batches in islice(zip(*self.loaders.values(), strict=False), self.step, None):
-                for (_, learners), measured, (images, labels) in zip(self.phases, self.measured, batches, strict=True):
-                    logits, losses = self._learn(images, labels, learners, probe)
-                    measured.update(self.step, logits, labels, losses, probe)
+                for phase, (images, labels) in enumerate(batches):
+                    self._learn(images, labels, phase, probe)
                 self.step += 1
                 yield
         self.check_finite()
         self.schedule.step()
         self.epoch += 1
         results = [measured.result() for measured in self.measured]
-        self._remember(**{name: torch.stack([result[name] for result in results]) for name in results[0]})
-        self._begin_epoch()
+        self._begin_epoch(**{name: torch.stack([result[name] for result in results]) for name in results[0]})
 
     def check_finite(self) -> None:
         """Raise Diverged if a loss or cost of the epoch so far was not finite; waits for the device."""
@@ -139,16 +130,18 @@ class Search:
                 f"smaller theta_lr ({e.theta_lr}), alpha_lr ({e.alpha_lr}) or clip ({e.clip})"
             )
 
-    def _begin_epoch(self) -> None:
-        self.step = 0
-        self.shuffle = self.generators["batches"].get_state()
-        measured = [_Measured(self.supernet.shape, self.steps()) for _ in self.phases]
+    def _begin_epoch(self, **shown: Tensor) -> None:
+        """Begin the first or the next epoch; α, its probabilities and what the last one has shown go to the history."""
+        alpha, probability = self.searcher.alpha.detach(), self.searcher.probability().detach()
+        for name, value in {"alpha": alpha.cpu().clone(), "probability": probability.cpu(), **shown}.items():
+            self.history.setdefault(name, []).append(value)
+        self.step, self.shuffle = 0, self.generators["batches"].get_state()
+        measured = [_Measured(self.supernet.shape, self.steps) for _ in self.phases]
         self.measured: Any = nn.ModuleList(measured).to(self.device)
 
-    def _learn(
-        self, images: Images, labels: Labels, learners: tuple[str, ...], probe: GateProbe
-    ) -> tuple[Logits, Losses]:
-        """One forward and backward pass, and the learners' updates."""
+    def _learn(self, images: Images, labels: Labels, phase: int, probe: GateProbe) -> None:
+        """One forward and backward pass, the updates of a phase's learners, and what it has shown."""
+        _, learners = self.phases[phase]
         # Where θ does not learn, its gradient is not computed either; the costs are.
         for parameter in self.theta:
             parameter.requires_grad_("theta" in learners)
@@ -165,7 +158,7 @@ class Search:
         for name in learners:
             if name in self.optimisers:
                 self.optimisers[name].step()
-        return logits.detach(), losses.detach()
+        self.measured[phase].update(self.step, logits.detach(), labels, losses.detach(), probe)
 
     def record(self) -> Record:
         """What the epochs so far have shown."""
@@ -176,7 +169,19 @@ class Search:
         table = pd.DataFrame(sums.reshape(len(rows), -1), rows, QUANTITIES)
         means = table.iloc[:, 1:].div(table["images"], axis=0)  # of no images NaN
         scalars = means.assign(images=table["images"].astype(int))[QUANTITIES].reset_index()
-        return Record(self.experiment, scalars, arrays, self._provenance())
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        packages = {package: version(package) for package in ("wiring", "torch", "torchvision", "numpy")}
+        provenance = {
+            "operations": list(NAMES),
+            "data": self.data_name,
+            "images": {split: len(loader.dataset) for split, loader in self.loaders.items()},
+            "device": f"{self.device.type} ({name})",
+            "threads": self.experiment.threads,
+            "seconds": round(self.seconds, 1),
+            "finished": time.strftime("%Y-%m-%d"),
+            "versions": {"python": platform.python_version(), **packages},
+        }
+        return Record(self.experiment, scalars, arrays, provenance)
 
     def state_dict(self) -> dict[str, Any]:
         """The search's whole state, of tensors and plain values only."""
@@ -204,7 +209,7 @@ class Search:
         records.check_operations(state)
         for name, random in self.generators.items():
             random.set_state(state["generators"][name])
-        self._begin_epoch()
+        self.shuffle = state["generators"]["batches"]
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.history = state["history"]
         self.supernet.load_state_dict(state["supernet"])
@@ -214,55 +219,24 @@ class Search:
         self.schedule.load_state_dict(state["schedule"])
         self.measured.load_state_dict(state["measured"])
 
-    def _remember(self, **epoch: Tensor) -> None:
-        """Add α, its probabilities and what the epoch has shown to the history."""
-        alpha, probability = self.searcher.alpha.detach(), self.searcher.probability().detach()
-        for name, value in {"alpha": alpha.cpu().clone(), "probability": probability.cpu(), **epoch}.items():
-            self.history.setdefault(name, []).append(value)
-
-    def _provenance(self) -> dict[str, Any]:
-        name = torch.cuda.get_device_name() if self.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-        return {
-            "operations": list(NAMES),
-            "data": self.data_name,
-            "images": {split: len(loader.dataset) for split, loader in self.loaders.items()},
-            "device": f"{self.device.type} ({name})",
-            "threads": self.experiment.threads,
-            "seconds": round(self.seconds, 1),
-            "finished": time.strftime("%Y-%m-%d"),
-            "versions": {"python": platform.python_version()}
-            | {package: version(package) for package in ("wiring", "torch", "torchvision", "numpy")},
-        }
-
 
 def run(
     experiment: Experiment | str, folder: Path | str | None = None, *, dataset: Dataset | None = None, **changes: Any
 ) -> Record:
-    """Run a search to its end, showing progress on a terminal.
+    """Run a search to its end, showing progress on a terminal: a preset or an experiment, with ``changes`` of fields.
 
-    Parameters
-    ----------
-    experiment, changes
-        What to run, or the name of a preset, and fields to change (:func:`wiring.preset`).
-    folder
-        Where to keep it. An unfinished run of the same experiment there is resumed where it was saved, after an epoch
-        or after the step in which a signal stopped it, a finished one is read. ``None`` keeps nothing.
-    dataset
-        Images in memory, to be used in place of the experiment's ``data``, which becomes their name.
+    An unfinished run of the same experiment in ``folder`` is resumed where it was saved, after an epoch or after the
+    step in which a signal stopped it; a finished one is read; ``None`` keeps nothing. A ``dataset`` of images in memory
+    is used in place of the experiment's ``data``, which becomes its name.
 
-    Raises
-    ------
-    ValueError
-        Before anything is written: what :func:`wiring.search.preflight.preflight` refuses, or the folder holds
-        something else or a damaged run, or another process runs there (:class:`wiring.RecordError`).
-    Diverged, DeviceFailed, OSError, wiring.search.signals.Stopped
-        If the loss or a cost stops being a number; if memory runs out or the device is lost; if a file cannot be
-        written, as on a full disk; if Ctrl-C or SIGTERM stopped it, in a process' main thread, after the step in hand,
-        which is saved. The last checkpoint stays.
+    Raises ValueError before anything is written: what :func:`wiring.search.preflight.preflight` refuses, or the folder
+    holds something else or a damaged run, or another process runs there (:class:`wiring.RecordError`). Later, and the
+    last checkpoint stays: Diverged, if the loss or a cost stops being a number; DeviceFailed; OSError, if a file cannot
+    be written, as on a full disk; :class:`wiring.search.signals.Stopped`, if Ctrl-C or SIGTERM stopped it, in a
+    process' main thread, after the step in hand, which is saved.
     """
     e = preset(experiment, **changes)
-    if dataset is not None:
-        e = replace(e, data=dataset.name)
+    e = e if dataset is None else replace(e, data=dataset.name)
     path = None if folder is None else Path(folder)
     if path is not None:
         records.check_run(path, e)
@@ -287,16 +261,16 @@ def run(
 def _resume(search: Search, folder: Path) -> None:
     """Go on from the folder's checkpoint, if it has one."""
     state = records.load_checkpoint(folder)
-    if state is not None:
-        try:
+    try:
+        if state is not None:
             search.load_state_dict(state)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise RecordError(f"{folder}/{records.CHECKPOINTS[0]} does not fit its experiment: {error}") from error
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise RecordError(f"{folder}/{records.CHECKPOINTS[0]} does not fit its experiment: {error}") from error
 
 
 def _finish(search: Search, folder: Path | None) -> None:
     """Run the epochs that are left, with a checkpoint in the folder after each and where a signal arrives."""
-    epochs, steps, started = search.experiment.epochs, search.steps(), time.perf_counter() - search.seconds
+    epochs, steps, started = search.experiment.epochs, search.steps, time.perf_counter() - search.seconds
     done = search.epoch * steps + search.step
     with signals.kept() as arrived, tqdm(total=epochs * steps, initial=done, disable=None, unit="step") as bar:
         while search.epoch < epochs and not arrived:
@@ -389,9 +363,10 @@ class _Measured(nn.Module):
 
     def result(self) -> dict[str, Tensor]:
         """What is remembered of the epoch, on the CPU."""
-        cost = {f"cost_{name}": value for name, value in self.cost.result().items()}
-        cell_cost = {f"cell_cost_{name}": value for name, value in self.cell_cost.result().items()}
-        return {**cost, **cell_cost, "sums": self.sums.cpu()}
+        costs = {"cost": self.cost.result(), "cell_cost": self.cell_cost.result()}
+        return {f"{kind}_{name}": value for kind in costs for name, value in costs[kind].items()} | {
+            "sums": self.sums.cpu()
+        }
 
 
 def _summary(search: Search) -> str:

@@ -19,8 +19,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -137,16 +137,13 @@ def _flush(folder: Path) -> None:
             os.close(number)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[object]:
     """Keep other processes off a run's folder, which is made. Raises RecordError if another process runs there."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / ".lock").acquire(blocking=False)
+        return FileLock(folder / ".lock").acquire(blocking=False)
     except Timeout as error:
         raise RecordError(f"{folder} is in use: another process runs there; wait for it or choose another") from error
-    with lock:
-        yield
 
 
 def check_run(folder: Path, experiment: Experiment) -> None:
@@ -201,23 +198,20 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The last undamaged checkpoint, on the CPU, or None if there is none at all.
+    """The last undamaged checkpoint, on the CPU, or None if there is none at all; a damaged one is then set aside.
 
-    A damaged one is then set aside, as ``checkpoint.damaged-<digest>.pt``. Raises RecordError if all are damaged, or
-    the newest is of another format.
+    Raises RecordError if all are damaged, or the newest is of another format.
     """
     paths = [path for name in CHECKPOINTS if (path := folder / name).exists()]
     for number, path in enumerate(paths):
-        try:
+        with suppress(Damaged):
             state = _checkpoint(path)
-        except Damaged:
-            continue
-        for damaged in paths[:number]:
-            aside = damaged.with_name(f"checkpoint.damaged-{hashlib.sha256(damaged.read_bytes()).hexdigest()[:8]}.pt")
-            damaged.replace(aside)
-            said = "wiring: %s is damaged; it is kept as %s, and the run goes on from the checkpoint before"
-            logging.getLogger(__name__).warning(said, damaged, aside.name)
-        return state
+            for damaged in paths[:number]:
+                digest = hashlib.sha256(damaged.read_bytes()).hexdigest()
+                aside = damaged.replace(damaged.with_name(f"checkpoint.damaged-{digest[:8]}.pt"))
+                said = "wiring: %s is damaged; it is kept as %s, and the run goes on from the checkpoint before"
+                logging.getLogger(__name__).warning(said, damaged, aside.name)
+            return state
     if paths:
         them = " and ".join(["it", *(path.name for path in paths[1:])])
         raise Damaged(f"{paths[0]} is damaged or of format 1: delete {them} to start this run again, or restore it")
@@ -235,10 +229,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     archive = content[len(CHECKPOINT) : -32]
     try:
         _opened(archive)  # only to be checked
-        state: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken archive makes zipfile or torch raise
         raise Damaged(f"{path} is damaged: {type(error).__name__}") from error
-    return state
 
 
 def _read(path: Path) -> bytes:
