@@ -31,8 +31,7 @@ from tqdm import tqdm
 from wiring.costs.probe import GateProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader, load_dataset
 from wiring.search import records, signals
-from wiring.search.experiments import LEVELS, Experiment, preset, to_json
-from wiring.search.preflight import preflight
+from wiring.search.experiments import LEVELS, Experiment, preflight, preset, to_json
 from wiring.search.records import GROUPS, Record, RecordError
 from wiring.search.searchers import SEARCHERS, dropped
 from wiring.supernet import NAMES, Supernet
@@ -253,7 +252,7 @@ def run(
     Raises
     ------
     ValueError
-        Before anything is written: what :func:`wiring.search.preflight.preflight` refuses, or the folder holds
+        Before anything is written: what :func:`wiring.search.experiments.preflight` refuses, or the folder holds
         something else or a damaged run, or another process runs there (:class:`wiring.RecordError`).
     Diverged, DeviceFailed, OSError, wiring.search.signals.Stopped
         If the loss or a cost stops being a number; if memory runs out or the device is lost; if a file cannot be
