@@ -16,9 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-#: Seeds of a sweep.
-MOST = 10_000
-
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage; raises BrokenPipeError where nobody reads the help."""
@@ -32,10 +29,9 @@ class Parser(argparse.ArgumentParser):
 
 
 class Command(NamedTuple):
-    """The module that a command needs, how its arguments are added, what it does with them, and its help."""
+    """The module that a command needs, what it does with its arguments, and its help."""
 
     module: str
-    add: Callable[[Parser], None]
     call: Callable[[argparse.Namespace], int | None]
     help: str
 
@@ -70,13 +66,50 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, allow_abbrev=False, help=command.help, description=command.call.__doc__)
         if name in arguments:  # what its arguments say may take seconds to import
-            command.add(added)
+            _add_arguments(name, added)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         actions = commands.choices[options.command]._actions
         allowed = " ".join(option for action in actions for option in action.option_strings)
         parser.error(f"{options.command} has no option {unknown[0]!r}; allowed: {allowed}")
     return options
+
+
+def _add_arguments(command: str, parser: Parser) -> None:
+    add = parser.add_argument
+    match command:
+        case "run":
+            from wiring.search.experiments import DESCRIPTIONS, PRESETS, Experiment, settings
+
+            add("preset", help=f"one of {', '.join(PRESETS)}")
+            add("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET-<digest of the experiment>")
+            authors = settings(Experiment())
+            for name, meaning in DESCRIPTIONS.items():
+                about = f"{meaning} (authors: {json.dumps(authors[name])})".replace('"', "")
+                add(f"--{name}", type=from_text, default=argparse.SUPPRESS, metavar="VALUE", help=about)
+        case "sweep":
+            add("name", help="a preset, or a chapter of the book")
+            add("--seeds", metavar="SEEDS", help="0..9, or 0,3,7")
+            values = "values of a field (run --help) or of a chapter's parameter; may be given several times"
+            add("--grid", action="append", default=[], metavar="FIELD=A,B,C", help=values)
+            add_where = parser.add_mutually_exclusive_group().add_argument
+            add_where("--workers", type=int, metavar="N", help="runs at a time (default: as many as cores allow)")
+            add_where("--cluster", metavar="ADDRESS", help="a Dask scheduler, as tcp://host:8786")
+            add("--retries", type=int, default=0, metavar="N", help="try what fails again at once (default 0)")
+            add("--out", type=Path, metavar="FOLDER", help="default: sweeps/NAME")
+        case "rerun":
+            add("chapter", help="a notebook of the book, as p1")
+            pair, several = ("NAME", "VALUE"), "a parameter; may be given several times"
+            add("-p", dest="parameters", nargs=2, action="append", default=[], metavar=pair, help=several)
+            add("--out", type=Path, metavar="NOTEBOOK", help="default: reruns/CHAPTER.ipynb, or -2, -3, ...")
+            add("--timeout", type=int, metavar="SECONDS", help="longest time of a cell (default: no limit)")
+        case "presets":
+            add("name", nargs="?", metavar="NAME", help="a preset, to see all its settings")
+        case "verdicts":
+            add("--json", type=Path, metavar="FILE", help="also write them as JSON")
+        case "bench":
+            add("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+            add("--repeats", type=int, default=3, help="rounds of a row; short steps get more (default 3)")
 
 
 def _called(options: argparse.Namespace) -> int:
@@ -110,18 +143,6 @@ def from_text(text: str) -> Any:
         return text
 
 
-def _add_run(parser: Parser) -> None:
-    from wiring.search.experiments import DESCRIPTIONS, PRESETS, Experiment, settings
-
-    parser.add_argument("preset", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET-<digest of the experiment>")
-    authors = settings(Experiment())
-    for name, meaning in DESCRIPTIONS.items():
-        default = json.dumps(authors[name]).strip('"')
-        about = f"{meaning} (authors: {default})"
-        parser.add_argument(f"--{name}", type=from_text, default=argparse.SUPPRESS, metavar="VALUE", help=about)
-
-
 def _run(options: argparse.Namespace) -> None:
     """Run the experiment of a preset, each field of which can be changed.
 
@@ -145,18 +166,6 @@ def _run(options: argparse.Namespace) -> None:
     print(f"last epoch: loss {last.loss:.3f}, accuracy {last.accuracy:.3f}, cost L - H {last.cost:.3f}")
 
 
-def _add_sweep(parser: Parser) -> None:
-    parser.add_argument("name", help="a preset, or a chapter of the book")
-    parser.add_argument("--seeds", metavar="SEEDS", help="0..9, or 0,3,7")
-    values = "values of a field (run --help) or of a chapter's parameter; may be given several times"
-    parser.add_argument("--grid", action="append", default=[], metavar="FIELD=A,B,C", help=values)
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=int, metavar="N", help="runs at a time (default: as many as cores allow)")
-    where.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, as tcp://host:8786")
-    parser.add_argument("--retries", type=int, default=0, metavar="N", help="try what fails again at once (default 0)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: sweeps/NAME")
-
-
 def _sweep(options: argparse.Namespace) -> int:
     """Run every combination of the given values.
 
@@ -166,7 +175,8 @@ def _sweep(options: argparse.Namespace) -> int:
     from wiring.chapters import chapters, reruns
     from wiring.search.experiments import PRESETS
     from wiring.search.loop import log_epochs
-    from wiring.search.sweeps import check_table, runs, write_table
+    from wiring.search.records import write
+    from wiring.search.sweeps import TABLE, check_table, gather, runs
 
     name, grid = options.name, _grid(options.seeds, options.grid)
     out = options.out or Path("sweeps") / name
@@ -180,8 +190,9 @@ def _sweep(options: argparse.Namespace) -> int:
         print(f"wiring: {run} failed: {error}", file=sys.stderr)
     finished, before = tasks.total - len(failures), tasks.total - len(tasks.left)
     print(f"{out}: {finished} finished ({before} before), {len(failures)} failed")
-    if written := write_table(out):
-        print(f"{out}/results.csv: the scalars of {written} runs")
+    if not (table := gather(out)).empty:
+        write(out, TABLE, table.to_csv(index=False, lineterminator="\n").encode())
+        print(f"{out}/{TABLE}: the scalars of {table['run'].nunique()} runs")
     return 1 if failures else 0
 
 
@@ -190,8 +201,8 @@ def _grid(seeds: str | None, fields: Sequence[str]) -> dict[str, list[Any]]:
     grid: dict[str, list[Any]] = {}
     if bounds := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", seeds or ""):
         first, last = map(int, bounds.groups())
-        if not 0 <= last - first < MOST:
-            raise ValueError(f"seeds = {seeds!r}: allowed: FIRST..LAST, at most {MOST} of them, or 0,3,7")
+        if not 0 <= last - first < 10_000:
+            raise ValueError(f"seeds = {seeds!r}: allowed: FIRST..LAST, at most 10000 of them, or 0,3,7")
         grid["seed"] = list(range(first, last + 1))
     elif seeds is not None:
         grid["seed"] = [from_text(seed) for seed in seeds.split(",")]
@@ -206,14 +217,6 @@ def _grid(seeds: str | None, fields: Sequence[str]) -> dict[str, list[Any]]:
     return grid
 
 
-def _add_rerun(parser: Parser) -> None:
-    several: dict[str, Any] = {"action": "append", "default": [], "help": "a parameter; may be given several times"}
-    parser.add_argument("chapter", help="a notebook of the book, as p1")
-    parser.add_argument("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), **several)
-    parser.add_argument("--out", type=Path, metavar="NOTEBOOK", help="default: reruns/CHAPTER.ipynb, or -2, -3, ...")
-    parser.add_argument("--timeout", type=int, metavar="SECONDS", help="longest time of a cell (default: no limit)")
-
-
 def _rerun(options: argparse.Namespace) -> None:
     """Execute a chapter through papermill. Names and types of the parameters are checked first."""
     from wiring.chapters import rerun
@@ -221,10 +224,6 @@ def _rerun(options: argparse.Namespace) -> None:
     values = {name: from_text(text) for name, text in options.parameters}
     path = rerun(options.chapter, values, options.out, options.timeout)
     print(f"wrote {path}; to open it: jupyter lab {path} (JupyterLab: pip install jupyterlab)")
-
-
-def _add_presets(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a preset, to see all its settings")
 
 
 def _presets(options: argparse.Namespace) -> None:
@@ -238,10 +237,6 @@ def _presets(options: argparse.Namespace) -> None:
     print(f"{options.name}: {PURPOSES[options.name]}")
     for field, value in settings(experiment).items():
         print(f"  {field} = {value}{f'  (authors: {authors[field]})' if value != authors[field] else ''}")
-
-
-def _add_verdicts(parser: Parser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write them as JSON")
 
 
 def _verdicts(options: argparse.Namespace) -> None:
@@ -263,11 +258,6 @@ def _verdicts(options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _add_bench(parser: Parser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of a row; short steps get more (default 3)")
-
-
 def _bench(options: argparse.Namespace) -> int:
     from wiring.bench import bench
 
@@ -275,12 +265,12 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "run": Command("wiring.search", _add_run, _run, "run one search and keep its records"),
-    "sweep": Command("wiring.chapters", _add_sweep, _sweep, "run many searches, or a chapter many times"),
-    "rerun": Command("wiring.chapters", _add_rerun, _rerun, "execute a chapter of the book with other parameters"),
-    "presets": Command("wiring.search", _add_presets, _presets, "say what each preset is for, or all settings of one"),
-    "verdicts": Command("wiring.evidence.verdicts", _add_verdicts, _verdicts, "judge every claim by the recorded runs"),
-    "bench": Command("wiring.bench", _add_bench, _bench, "measure step time and memory, and hold them to their bounds"),
+    "run": Command("wiring.search", _run, "run one search and keep its records"),
+    "sweep": Command("wiring.chapters", _sweep, "run many searches, or a chapter many times"),
+    "rerun": Command("wiring.chapters", _rerun, "execute a chapter of the book with other parameters"),
+    "presets": Command("wiring.search", _presets, "say what each preset is for, or all settings of one"),
+    "verdicts": Command("wiring.evidence.verdicts", _verdicts, "judge every claim by the recorded runs"),
+    "bench": Command("wiring.bench", _bench, "measure step time and memory, and hold them to their bounds"),
 }
 
 if __name__ == "__main__":

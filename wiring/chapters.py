@@ -19,8 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 
-from wiring.search.experiments import DESCRIPTIONS, preset
-from wiring.search.preflight import preflight
+from wiring.search.experiments import DESCRIPTIONS, preflight, preset
 from wiring.search.sweeps import Tasks, combinations, cores, run_name
 
 #: The source checkout's book; the chapters are its notebooks.
@@ -75,7 +74,7 @@ def check(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values for a chapter's parameters, as its annotations have them: a whole number for a float is made one.
 
     Raises ChapterError if it has no such parameter or a value is not of its type; ValueError if its preset cannot take
-    the values, or cannot run (:func:`wiring.search.preflight.preflight`).
+    the values, or cannot run (:func:`wiring.search.experiments.preflight`).
     """
     declared, checked = parameters(name), dict[str, Any]()
     for key, value in values.items():

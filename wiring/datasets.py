@@ -1,9 +1,8 @@
 """Image data that lives on the device as uint8, cropped and flipped a batch at a time.
 
-``digits`` comes with scikit-learn, ``cifar10`` is read from the folder that the environment variable
-``WIRING_DATA`` names (torchvision's files, or an image-folder tree ``train/<class>/*``), or downloaded there by
-torchvision; ``folder:PATH`` is any image-folder tree. Both packages are imported where they are used: they take
-seconds, which no one who only shows what was recorded should wait for.
+``digits`` comes with scikit-learn, ``cifar10`` is read from the folder that the environment variable ``WIRING_DATA``
+names (torchvision's files, or an image-folder tree ``train/<class>/*``), or downloaded there by torchvision;
+``folder:PATH`` is any image-folder tree. Both packages take seconds to import, so the functions that need them do.
 """
 
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -181,9 +180,8 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
     root = Path(os.environ.get("WIRING_DATA", "data"))
     for tree in (root, root / "cifar10"):
         if (tree / "train").is_dir():
-            jpeg = next((tree / "train").glob("*/*.jp*g"), None) is not None
-            name = "CIFAR-10 (JPEG copy)" if jpeg else "CIFAR-10 (image folder)"
-            return _folder(tree, name, seed, images, image_size)
+            kind = "JPEG copy" if any((tree / "train").glob("*/*.jp*g")) else "image folder"
+            return _folder(tree, f"CIFAR-10 ({kind})", seed, images, image_size)
     from torchvision.datasets import CIFAR10
 
     is_new = not root.exists()
@@ -230,7 +228,7 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
                 if image_size is not None:
                     image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
                 pixels.append(np.asarray(image))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
             raise DataError(f"data = 'folder:{path}': {file} is not a readable image ({error})") from error
         if pixels[-1].shape != pixels[0].shape:
             sizes = " and ".join("x".join(map(str, p.shape[1::-1])) for p in (pixels[0], pixels[-1]))

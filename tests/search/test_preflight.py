@@ -7,9 +7,8 @@ import torch
 from PIL import Image
 
 from wiring.datasets import DataError, Dataset
-from wiring.search.experiments import Experiment
+from wiring.search.experiments import Experiment, preflight
 from wiring.search.loop import run
-from wiring.search.preflight import preflight
 
 TINY = Experiment(data="digits", images=48, batch=16, cells=1, channels=2, epochs=1)
 

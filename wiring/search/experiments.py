@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import pydantic_core
+import torch
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from wiring.datasets import Dataset, check_batch, load_dataset
 from wiring.search.searchers import SEARCHERS
-from wiring.supernet import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Topology
+from wiring.supernet import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Supernet, Topology
 from wiring.supernet.topology import topology_name
 
 Count = Annotated[int, Field(ge=1)]
@@ -163,6 +165,29 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"{field}: no such field; allowed: {', '.join(DESCRIPTIONS)}"
     return f"{field} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def preflight(experiment: Experiment, *, dataset: Dataset | None = None, device: bool = True) -> None:
+    """Raise ValueError if an experiment could not run, on its own data or on a data set in memory; writes nothing.
+
+    Then no supernet has its reductions, this machine has no such device, or (:class:`wiring.datasets.DataError`) the
+    data set is not there, its first image is broken, or the images fill no batch. Of a folder or of CIFAR-10 one image
+    is read; that they are fewer than ``images`` only shows when all are. With ``device=False`` neither the device nor
+    the data set is looked for: the workers of a cluster have their own.
+    """
+    e = experiment
+    with torch.device("meta"):  # takes no memory
+        Supernet(e.topology, e.cells, e.channels, classes=2, reductions=e.reductions)
+    if not device:
+        return
+    if e.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device = 'cuda': this machine has no usable CUDA device; allowed here: cpu")
+    in_memory = dataset is not None or e.data == "digits"
+    size, read = (None, e.images) if in_memory else (e.image_size, 1)
+    source = load_dataset(e.data if dataset is None else dataset, size, read)
+    images = len(source) if in_memory else e.images
+    if images is not None:
+        check_batch(e.batch, images // len(LEVELS[e.level]), source.name)
 
 
 #: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.

@@ -31,8 +31,7 @@ from tqdm import tqdm
 from wiring.costs.probe import GateProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader, load_dataset
 from wiring.search import records, signals
-from wiring.search.experiments import LEVELS, Experiment, preset, to_json
-from wiring.search.preflight import preflight
+from wiring.search.experiments import LEVELS, Experiment, preflight, preset, to_json
 from wiring.search.records import GROUPS, Record, RecordError
 from wiring.search.searchers import SEARCHERS, dropped
 from wiring.supernet import NAMES, Images, Supernet
@@ -229,7 +228,7 @@ def run(
     step in which a signal stopped it; a finished one is read; ``None`` keeps nothing. A ``dataset`` of images in memory
     is used in place of the experiment's ``data``, which becomes its name.
 
-    Raises ValueError before anything is written: what :func:`wiring.search.preflight.preflight` refuses, or the folder
+    Raises ValueError before anything is written: what :func:`wiring.search.experiments.preflight` refuses, or the folder
     holds something else or a damaged run, or another process runs there (:class:`wiring.RecordError`). Later, and the
     last checkpoint stays: Diverged, if the loss or a cost stops being a number; DeviceFailed; OSError, if a file cannot
     be written, as on a full disk; :class:`wiring.search.signals.Stopped`, if Ctrl-C or SIGTERM stopped it, in a

@@ -21,16 +21,15 @@ import pandas as pd
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from wiring.search.experiments import Experiment, preset, to_dict, to_json, with_fields
+from wiring.search.experiments import Experiment, preflight, preset, to_dict, to_json, with_fields
 from wiring.search.loop import DeviceFailed, keep_memory, log_epochs, run
-from wiring.search.preflight import preflight
-from wiring.search.records import Record, check_run, is_done, load, write
+from wiring.search.records import Record, check_run, is_done, load
 
 #: How often a local worker may die before the runs that are left are given up; what Dask allows a task by default.
 DEATHS = 3
 #: Seconds to wait for a cluster's scheduler.
 CONNECT = 10
-#: The name of a sweep's table.
+#: A sweep's table, of what :func:`gather` returns.
 TABLE = "results.csv"
 Task = Callable[[], object]
 LOG = logging.getLogger(__name__)
@@ -46,9 +45,8 @@ class Tasks(NamedTuple):
     def run(self, workers: int | None, cluster: str | None, retries: int) -> dict[str, str]:
         """Do what is left, by default as many at a time as fit; as :func:`run_tasks`."""
         if cluster is None and workers is not None and not 1 <= workers <= self.room:
-            raise ValueError(
-                f"workers = {workers}: allowed: 1 to {self.room}, as many as there are cores for their threads"
-            )
+            allowed = f"1 to {self.room}, as many as there are cores for their threads"
+            raise ValueError(f"workers = {workers}: allowed: {allowed}")
         return run_tasks(self.left, workers or min(self.room, max(1, len(self.left))), cluster, retries)
 
 
@@ -66,9 +64,8 @@ def sweep(
     ``folder``: what is finished there is skipped, what is unfinished resumed; ``None`` keeps nothing. By default as
     many ``workers`` run at a time as there are cores for the runs' threads; see :func:`run_tasks`.
 
-    Returns the scalars of all runs in the folder (:func:`gather`). Raises ValueError before anything runs, as
-    :func:`runs`, or for ``workers``, ``cluster`` or ``retries``; RuntimeError after all runs, naming those that
-    failed: the others stay in the folder.
+    Returns :func:`gather`'s table of the folder. Raises ValueError before anything runs, as :func:`runs`, or for
+    ``workers``, ``cluster`` or ``retries``; RuntimeError after all runs, naming those that failed.
     """
     with TemporaryDirectory() as scratch:
         out = Path(scratch if folder is None else folder)
@@ -124,7 +121,7 @@ def runs(experiment: str | Experiment, grid: Mapping[str, Iterable[Any]], out: P
 
     Without ``device``, device and data need not be there; a cluster's workers have their own. Raises ValueError if
     there is no such preset, a value does not fit (pydantic.ValidationError), two runs are the same, one cannot run
-    (:func:`wiring.search.preflight.preflight`), or a folder holds something else.
+    (:func:`wiring.search.experiments.preflight`), or a folder holds something else.
     """
     name, base = (experiment, preset(experiment)) if isinstance(experiment, str) else ("run", experiment)
     chosen = [with_fields(base, choice) for choice in combinations(grid)]
@@ -144,10 +141,8 @@ def run_tasks(tasks: Mapping[str, Task], workers: int, cluster: str | None = Non
     """Do every task, each in one of several processes; progress is a bar on a terminal, else lines in the log.
 
     Without ``cluster``, ``workers`` tasks at a time on this machine; else on the workers of the Dask scheduler at that
-    address, ``tcp://host:8786``, where each must find its files. A task that fails is tried again at once, ``retries``
-    times.
-
-    Returns the errors of the tasks that failed, by name. A worker that dies fails no task; another goes on with it.
+    address, ``tcp://host:8786``, where each must find its files. A task that fails is tried ``retries`` times more, at
+    once; a worker that dies fails none, another goes on with it. Returns the errors of the tasks that failed, by name.
     Raises ValueError if ``retries`` is negative, there is no such cluster, or the extra ``cluster`` is not installed.
     """
     if retries < 0:
@@ -171,21 +166,12 @@ def gather(folder: Path) -> pd.DataFrame:
 
 
 def check_table(folder: Path) -> None:
-    """Raise ValueError where :func:`write_table` would overwrite a file that is not its own."""
+    """Raise ValueError where a sweep's table would overwrite a file that is none."""
     path = folder / TABLE
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out = '{folder}': is a file; choose a folder")
     if path.exists() and not path.read_bytes().startswith(b"run,"):
         raise ValueError(f"{path} is no table of runs; move it away or choose another folder")
-
-
-def write_table(folder: Path) -> int:
-    """Write what :func:`gather` finds as ``results.csv`` into the folder; returns the number of runs in it."""
-    table = gather(folder)
-    if table.empty:
-        return 0
-    write(folder, TABLE, table.to_csv(index=False, lineterminator="\n").encode())
-    return int(table["run"].nunique())
 
 
 def _done(
@@ -232,12 +218,12 @@ def processes(workers: int, cluster: str | None) -> Iterator[Executor]:
     if cluster is None:
         # What the tasks compute outside a run, which sets its own, must not take more threads than there are cores.
         pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(max(1, cores() // workers))})
+        broken_off = True
         try:
             yield pool
-        except BaseException:
-            pool.shutdown(wait=True, kill_workers=True)
-            raise
-        pool.shutdown(wait=True)
+            broken_off = False
+        finally:
+            pool.shutdown(wait=True, kill_workers=broken_off)
         return
     try:
         from distributed import Client
