@@ -30,15 +30,14 @@ class Enumeration:
     """What each architecture costs on one batch; axis ``e`` of the first five is the operation of edge ``e``.
 
     ``direct`` is the cost of each edge along the path on which its end joins the output (4-2-0 of edge 0), ``through``
-    the rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1. These are in nats, as are the batch's
-    means of loss and entropy; ``accuracy`` is the share of its images that is classified correctly.
+    the rest, which comes back through edge 4 (4-3-2-0): 0 but for edges 0 and 1. All are in nats, loss and
+    entropy being the batch's means.
     """
 
     direct: Costs
     through: Costs
     loss: Architectures
     entropy: Architectures
-    accuracy: Architectures
 
     @property
     def costs(self) -> Costs:
@@ -94,7 +93,6 @@ def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor
             torch.stack([*through, *3 * [torch.zeros_like(through[0])]], -1),
             -(target * log_p).sum(-1).mean(-1),
             -(log_p.exp() * log_p).sum(-1).mean(-1),
-            (logits.argmax(-1) == labels).to(log_p.dtype).mean(-1),
         )
 
     pairs = list(product(range(len(NAMES)), repeat=2))

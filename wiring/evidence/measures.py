@@ -2,9 +2,7 @@
 
 *Dropped*: None is strictly the most probable operation of the edge. *Recovered*: dropped at some epoch, and not
 dropped at any epoch of the last tenth of the search. *Retained*: not dropped at any epoch of the last tenth. An edge
-counts where it has a choice between None and another operation, and once for each type of cell, since cells of a type
-share their α.
-
+counts where it has a choice between None and another operation, and once for each type of cell, which share their α.
 What stands before the first semicolon or full stop of a measure's docstring is how a verdict names its number.
 """
 

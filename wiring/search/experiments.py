@@ -1,11 +1,10 @@
-"""An experiment is data: one frozen dataclass, and the presets, which the command line and the chapters share.
-
->>> preset("p1-quick", epochs=5, seed=1)
-"""
+"""An experiment is data: one frozen dataclass, and the presets, which the command line and the chapters share."""
 
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic_core
@@ -15,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from wiring.datasets import Dataset, check_batch, load_dataset
 from wiring.search.searchers import SEARCHERS
-from wiring.supernet import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Supernet, Topology
+from wiring.supernet import MINIMAL, TOPOLOGIES, Supernet, Topology
 from wiring.supernet.topology import topology_name
 
 Count = Annotated[int, Field(ge=1)]
@@ -190,76 +189,18 @@ def preflight(experiment: Experiment, *, dataset: Dataset | None = None, device:
         check_batch(e.batch, images // len(LEVELS[e.level]), source.name)
 
 
-#: Name -> experiment: quick runs anywhere in a minute, reference is recorded in data/reference, paper needs a GPU.
-PRESETS: dict[str, Experiment] = {"p1-paper": Experiment(device="cuda")}
+def _from_table(fields: dict[str, Any]) -> Experiment:
+    """An experiment from its entry in ``presets.toml``; the bases stand before it."""
+    base = PRESETS[fields.pop("base")] if "base" in fields else Experiment()
+    without = fields.pop("without", {"operations": []})
+    edge = tuple(without["edge"]) if "edge" in without else None
+    topology = base.topology.without_operations(*without["operations"], edge=edge)
+    return with_fields(replace(base, topology=topology), fields)
 
 
-def _add(name: str, base: str, **changes: Any) -> None:
-    PRESETS[name] = replace(PRESETS[base], **changes)
-
-
-_SMALL: dict[str, Any] = {"device": "cpu", "image_size": 16, "channels": 8}
-_DIGITS: dict[str, Any] = {"data": "digits", "image_size": None, "cells": 1}
-# A twenty-fifth of the authors' steps, so α gets ten times their learning rate.
-_add("p1-reference", "p1-paper", **_SMALL, images=10_000, crop=2, epochs=30, alpha_lr=3e-3)
-# The digits are small: one cell, no mirror images, and slow weights.
-_SLOW: dict[str, Any] = {"batch": 64, "theta_lr": 2e-4, "theta_lr_min": 2e-4}
-_add("p1-quick", "p1-reference", **_DIGITS, **_SLOW, images=None, crop=1, flip=False, epochs=40)
-# Several cells, and labels that nothing can be learnt from: then some edges are kept only at the cost of others.
-_add("p2-quick", "p1-quick", cells=3, channels=4, label_noise=0.8, epochs=12, alpha_lr=0.02)
-_add("p3-paper", "p1-paper", searcher="darts", level="bi", alpha_mean=0.0, alpha_std=1e-3, epochs=50)
-# An eighth of the authors' steps. Without augmentation the splits part within them.
-_add("p3-reference", "p3-paper", **_SMALL, images=5_000, crop=0, flip=False, epochs=40, batch=64, alpha_lr=1e-2)
-# The digits are easy: only wrong labels keep what is learnt from one half from serving the other.
-_add("p3-quick", "p3-reference", **_DIGITS, images=200, label_noise=0.8, epochs=60, batch=50, alpha_lr=0.1)
-_add("p3-single-reference", "p3-reference", level="single")
-# B1 to B3 as the authors measure them: α uniform and never stepped, no skip_connect between the intermediate nodes.
-_NO_SKIP = MINIMAL.without_operations("skip_connect", edge=(2, 3))
-_add("fixed-alpha-reference", "p3-reference", topology=_NO_SKIP, alpha_lr=0.0, alpha_std=0.0, epochs=50)
-# Fewer images are learnt by heart sooner: another gap between the splits, with as many steps. One cell, to afford it.
-_add("p3-5000-images-reference", "p3-reference", cells=1)
-_add("p3-1000-images-reference", "p3-5000-images-reference", images=1_000, epochs=200)
-_add("p3-1000-images-single-reference", "p3-1000-images-reference", level="single")
-_add("p1-log-sum-reference", "p1-reference", searcher="dsnas-log-sum")
-_add("p1-swapped-reference", "p1-reference", topology=SWAPPED)
-# Nearly three times the edges, so half the cells and steps, and α learns twice as fast.
-_add("p1-darts-cell-reference", "p1-reference", topology=TOPOLOGIES["darts"], cells=4, epochs=15, alpha_lr=6e-3)
-_add("p1-one-cell-reference", "p1-reference", cells=1)
-_add("p1-snas-reference", "p1-one-cell-reference", searcher="snas")
-# The weights alone learn, under random architectures, in one cell, and come to rest.
-_add("uniform-reference", "p1-reference", searcher="uniform", cells=1, epochs=60, theta_lr_min=0.0)
-_add("initial-reference", "uniform-reference", images=5_000, epochs=1, theta_lr=0.0)
-# The same on the digits, and fast enough to classify well.
-_FAST: dict[str, Any] = {"batch": 32, "theta_lr": 0.05, "theta_lr_min": 0.001}
-_NO_NONE = MINIMAL.without_operations("none")
-_add("theorem2-quick", "p1-quick", **_FAST, searcher="uniform", topology=_NO_NONE, crop=0, epochs=12)
-_add("simplified-reference", "uniform-reference", topology=TOPOLOGIES["simplified"])
-_add("control-reference", "uniform-reference", topology=CONTROL)
-_add("equal-reference", "uniform-reference", topology=EQUAL)
-
-#: Name -> what the preset is for.
-PURPOSES: dict[str, str] = {
-    "p1-paper": "P1: the authors' settings for DSNAS, on a GPU",
-    "p1-reference": "P1: DSNAS on 10 000 small images of CIFAR-10, recorded; 8 minutes on one core",
-    "p1-quick": "P1, growing tendency: DSNAS on the digits, in seconds on one core",
-    "p2-quick": "P2, width preference: three cells on the digits with wrong labels",
-    "p3-paper": "P3: bi-level DARTS with the authors' settings, on a GPU",
-    "p3-reference": "P3: bi-level DARTS on 5 000 small images of CIFAR-10, recorded",
-    "p3-quick": "P3, catastrophic failure: bi-level DARTS on 200 digits with wrong labels",
-    "p3-single-reference": "P3's control: the same single-level, recorded",
-    "fixed-alpha-reference": "B1 to B3 in the paper's setting: α uniform and never stepped, recorded",
-    "p3-5000-images-reference": "P3 in one cell, 5 000 images, recorded",
-    "p3-1000-images-reference": "P3 in one cell, 1 000 images, learnt by heart sooner: a wider gap, recorded",
-    "p3-1000-images-single-reference": "the control of p3-1000-images-reference: single-level, recorded",
-    "p1-log-sum-reference": "P1 with the objective that the authors' code runs, recorded",
-    "p1-swapped-reference": "P1 with the two input nodes swapped: is it the place that counts?, recorded",
-    "p1-darts-cell-reference": "P1 in the cell of DARTS (4 intermediate nodes, 14 edges), recorded",
-    "p1-one-cell-reference": "P1 in one cell, recorded",
-    "p1-snas-reference": "P1 with SNAS, in one cell, recorded",
-    "uniform-reference": "costs after training: weights alone learn, under random architectures, recorded",
-    "initial-reference": "costs before training: random architectures, weights that do not learn, recorded",
-    "theorem2-quick": "Theorem 2: weights alone learn on the digits, under random architectures",
-    "simplified-reference": "uniform-reference in the simplified cell, recorded",
-    "control-reference": "uniform-reference in the control: nodes 1 and 2 joined for good, recorded",
-    "equal-reference": "simplified-reference where node 1 always has an input, recorded",
-}
+#: Name -> experiment, and name -> what the preset is for: what ``presets.toml`` says.
+PRESETS: dict[str, Experiment] = {}
+PURPOSES: dict[str, str] = {}
+for _name, _fields in tomllib.loads(Path(__file__).with_name("presets.toml").read_text("utf-8")).items():
+    PURPOSES[_name] = _fields.pop("purpose")
+    PRESETS[_name] = _from_table(_fields)

@@ -49,10 +49,8 @@ GROUPS = ("all", "correct", "wrong")
 #: The rows of α, by :attr:`wiring.Supernet.cell_types`.
 CELL_TYPES = ("normal", "reduction")
 #: The operations of the records and checkpoints that do not name theirs.
-OPERATIONS_BEFORE_NAMES = (
-    *("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"),
-    *("sep_conv_3x3", "dil_conv_3x3", "dil_conv_5x5", "sep_conv_5x5"),
-)
+OPERATIONS_BEFORE_NAMES = ["none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"]
+OPERATIONS_BEFORE_NAMES += ["sep_conv_3x3", "dil_conv_3x3", "dil_conv_5x5", "sep_conv_5x5"]
 #: The records that the book shows.
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 

@@ -1,6 +1,5 @@
 """Many runs: the seeds of an experiment, or a grid of its fields, on the machine's cores or on a Dask cluster.
 
->>> records = run_seeds(PRESETS["p1-quick"], range(3))
 >>> table = sweep("p1-quick", {"seed": range(10), "level": ["single", "bi"]}, "sweeps/mine")
 """
 
