@@ -1,8 +1,7 @@
 """The search: θ and α trained together, on the same images (single-level) or on two halves (bi-level).
 
->>> record = run("p1-quick", seed=1)              # in memory
->>> record = run("p1-reference", "runs/p1")       # on disk, and resumed where it stopped, to the same bits
->>> record = run("p1-quick", dataset=my_dataset)  # on tensors
+>>> record = run("p1-quick", seed=1)           # in memory
+>>> record = run("p1-reference", "runs/p1")    # on disk, and resumed where it stopped, to the same bits
 """
 
 import ctypes
