@@ -83,8 +83,8 @@ class Record:
     def table(self, name: str) -> pd.DataFrame:
         """One of the arrays as a tidy table: a row per entry, a column per axis, and its value under its name.
 
-        The axes are ``epoch`` (from 1; for α and probabilities from 0, the start), ``split``, ``cell`` or ``cell_type``,
-        ``edge`` (as "(0, 2)") and ``operation`` (its name). Raises ValueError if there is no such array.
+        The axes are ``epoch`` (from 1; for α and probabilities from 0, the start), ``split``, ``cell`` or
+        ``cell_type``, ``edge`` (as "(0, 2)") and ``operation`` (its name). Raises ValueError if there is no such array.
         """
         if name not in self.arrays:
             raise ValueError(f"{name!r}: no such array; allowed: {', '.join(self.arrays)}")
