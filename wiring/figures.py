@@ -1,7 +1,7 @@
 """The book's figures. One visual language: an edge's colour tells where it starts, in every figure.
 
 Every function takes topologies or records and returns a matplotlib figure; none reads a file. Where records are taken,
-one alone will do: ``figures.none_probability(run("p1-quick"))``.
+one alone will do: ``none_probability(record)``.
 """
 
 import io
