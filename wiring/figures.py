@@ -191,7 +191,7 @@ def _ways(topology: Topology, node: int) -> list[list[Edge]]:
 
 
 @_style
-def cost_map(costs: Float[np.ndarray, "cell edge"], topology: Topology) -> Figure:
+def cost_map(costs: Float[np.ndarray, "cell edge"]) -> Figure:
     """The cost of every edge in every cell and, apart, each cell's sum, in nats; red costs, blue earns."""
     figure, (left, right) = _figure(1.3 + 0.32 * len(costs), 1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
     sums = costs.sum(1, keepdims=True)

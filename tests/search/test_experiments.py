@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import NAMES
 from pydantic import ValidationError
 
 from wiring.search.experiments import (
@@ -118,17 +119,7 @@ def test_default_cell_is_the_minimal_cell_with_all_eight_operations_on_every_edg
     assert topology.inputs == (2, 1)
     assert topology.edges == ((0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
     assert topology.output == (2, 3)
-    operations = (
-        "none",
-        "skip_connect",
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "sep_conv_3x3",
-        "dil_conv_3x3",
-        "dil_conv_5x5",
-        "sep_conv_5x5",
-    )
-    assert topology.candidates == (operations,) * 5
+    assert topology.candidates == (NAMES,) * 5
 
 
 def test_p1_paper_is_the_authors_setting_on_a_gpu():

@@ -1,7 +1,7 @@
 """The textbook supernet as an oracle: it runs any choice of operations, and keeps what each contributes to its node.
 
-It shares names and weights with wiring's fast supernet, and no code. The tensors that it keeps let autograd itself be
-asked for a cost, ``<dL/dX, O(X)>``.
+With wiring's fast supernet it shares names, weights and how stem, cells and classifier are built in a row, but nothing
+that computes. The tensors that it keeps let autograd itself be asked for a cost, ``<dL/dX, O(X)>``.
 """
 
 import torch
