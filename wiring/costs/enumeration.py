@@ -7,7 +7,6 @@ a directional derivative. So 64 forward passes of one node replace 32768 of the 
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -69,28 +68,26 @@ def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor
     stem = network.stem(images)
     node_0, node_1 = (read(stem) for read in cell.inputs)
     from_0, from_1, from_2, from_3 = map(_outputs, cell.edges, (node_0, node_1, node_0, node_1))
-    pooled_0, pooled_1, pooled_2, pooled_3 = map(_pool, (from_0, from_1, from_2, from_3))
     to_2, to_3 = network.classifier.weight.chunk(2, dim=1)
-    through_4 = partial(_outputs, cell.edges[4])
+    # The logits are the sum of what the edges add to them, each through the mean over its outputs' pixels.
+    adds_0, adds_1, adds_2, adds_3 = map(_logits, (from_0, from_1, from_2, from_3), (to_2, to_2, to_3, to_3))
     target = F.one_hot(labels, len(to_2))
 
+    def adds_4(node: Tensor) -> Tensor:
+        return _logits(_outputs(cell.edges[4], node), to_3)
+
     def form(k0: int, k1: int) -> tuple[Tensor, ...]:
-        """What Enumeration has, for one form of node 2. First axes: the operations of edges 2, 3, 4, then the image."""
+        """What Enumeration has, for one form of node 2; the axes are the operations of edges 2, 3 and 4."""
         node = from_0[k0] + from_1[k1]
-        pooled_4 = _pool(through_4(node))
-        in_3 = pooled_2[:, None, None] + pooled_3[:, None] + pooled_4
-        logits = (pooled_0[k0] + pooled_1[k1]) @ to_2.T + in_3 @ to_3.T
-        log_p = logits.log_softmax(-1)
-        error = (log_p.exp() - target) / len(labels)
-        at_2, at_3 = error @ to_2, error @ to_3
-        to_node_2 = [at_2 * pooled_0[k0], at_2 * pooled_1[k1]]
-        to_node_3 = [at_3 * pooled_2[:, None, None], at_3 * pooled_3[:, None], at_3 * pooled_4]
+        adds = [adds_0[k0], adds_1[k1], adds_2[:, None, None], adds_3[:, None], adds_4(node)]
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's own use of torch.jit
-            slopes = [torch.func.jvp(through_4, (node,), (tangent,))[1] for tangent in (from_0[k0], from_1[k1])]
-        through = [(at_3 * _pool(outputs)).sum((-1, -2)) for outputs in slopes]
+            slopes = [torch.func.jvp(adds_4, (node,), (tangent,))[1] for tangent in (from_0[k0], from_1[k1])]
+        log_p = sum(adds[1:], adds[0]).log_softmax(-1)
+        error = (log_p.exp() - target) / len(labels)
+        costs = torch.stack([(error * part).sum((-1, -2)) for part in (*adds, *slopes)], -1)
         return (
-            torch.stack([products.sum((-1, -2)) for products in (*to_node_2, *to_node_3)], -1),
-            torch.stack([*through, *3 * [torch.zeros_like(through[0])]], -1),
+            costs[..., :5],
+            F.pad(costs[..., 5:], (0, 3)),
             -(target * log_p).sum(-1).mean(-1),
             -(log_p.exp() * log_p).sum(-1).mean(-1),
         )
@@ -104,5 +101,5 @@ def _outputs(edge: Any, node: Tensor) -> list[Tensor]:
     return [torch.zeros_like(node) if name == "none" else edge[name](node) for name in NAMES]
 
 
-def _pool(outputs: list[Tensor]) -> Float[Tensor, "operation batch channel"]:
-    return torch.stack([output.mean((2, 3)) for output in outputs])
+def _logits(outputs: list[Tensor], weight: Tensor) -> Float[Tensor, "operation batch class"]:
+    return torch.stack([output.mean((2, 3)) for output in outputs]) @ weight.T
