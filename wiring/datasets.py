@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
+from PIL import Image, ImageMode
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -28,9 +28,6 @@ Labels = Int64[Tensor, " image"]
 Moments = tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]]
 #: As they are stored; :data:`Images` are what the supernet sees.
 RawImages = UInt8[Tensor, "image height width channel"]
-
-#: Pillow's modes of eight bits a channel; deeper ones would be clipped without a word.
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 class DataError(ValueError):
@@ -74,12 +71,9 @@ class Dataset:
 
     def moments(self) -> Moments:
         """Mean and standard deviation of each channel, over all pixels of all images."""
-        chunks = [chunk.double() for chunk in self.pixels.flatten(0, 2).split(1 << 20)]
-        count = sum(len(chunk) for chunk in chunks)
-        mean = sum((chunk.sum(0) for chunk in chunks), start=chunks[0].new_zeros(())) / count
-        variance = sum(((chunk - mean).square().sum(0) for chunk in chunks), start=chunks[0].new_zeros(())) / count
+        deviation, mean = torch.std_mean(self.pixels.double(), dim=(0, 1, 2), correction=0)
         # A channel that is constant is left unscaled.
-        return mean.float(), variance.sqrt().where(variance > 0, 1.0).float()
+        return mean.float(), deviation.where(deviation > 0, 1.0).float()
 
     def with_label_noise(self, share: float, generator: torch.Generator) -> "Dataset":
         """Replace the labels of a random ``share`` of the images by classes drawn uniformly."""
@@ -221,8 +215,9 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
         file, _ = tree.samples[index]
         try:
             with Image.open(file) as opened:
-                if opened.mode not in _MODES:
-                    raise ValueError(f"mode {opened.mode}; allowed: {', '.join(_MODES)}")
+                # More than eight bits a channel would be clipped without a word.
+                if np.dtype(ImageMode.getmode(opened.mode).typestr).itemsize > 1:
+                    raise ValueError(f"mode {opened.mode}; allowed: eight bits a channel")
                 # A palette may hold transparency, which only RGBA can take over.
                 image = (opened.convert("RGBA") if opened.mode == "P" else opened).convert("RGB")
                 if image_size is not None:
