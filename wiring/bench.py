@@ -7,14 +7,13 @@ import json
 import math
 import os
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain, count
+from itertools import accumulate, chain, count
 from pathlib import Path
 from statistics import linear_regression, median
+from timeit import timeit
 
 import torch
 from torch import Tensor, nn, profiler
@@ -24,7 +23,7 @@ from wiring.datasets import Dataset
 from wiring.search import Experiment, Search, generator, preset, run
 from wiring.search.loop import keep_memory
 from wiring.search.sweeps import run_tasks
-from wiring.supernet import TOPOLOGIES, Gates, PlainSupernet, image_dot
+from wiring.supernet import TOPOLOGIES, PlainSupernet, image_dot
 from wiring.supernet.operations import Depthwise
 
 THREADS = 2
@@ -90,8 +89,8 @@ def bench(repeats: int, file: Path | None = None) -> bool:
 
 
 def _measures(n: int) -> list[Callable[[], Row]]:
+    probes = "{}: textbook with a probe at every operation / without"
     faster = partial(ratio, "{}: textbook / ours", textbook_and_ours, True)
-    probes = "textbook's passes, 4 minimal cells, batch 32: with a probe at every operation / without"
     kernels = partial(ratio, "{}: ours / its bare kernels", ours_and_kernels, False)
     scalings = [("cells", (2, 4, 8, 16), 1.05), ("channels", (8, 16, 32), None), ("batch", (16, 32, 64), None)]
     return [
@@ -137,17 +136,15 @@ def with_and_without_costs(e: Experiment, size: int) -> tuple[Step, Step]:
 
 
 def with_and_without_probe(e: Experiment, size: int) -> tuple[Step, Step]:
-    """Both passes of the textbook's supernet with a probe at every operation, as in any foreign model, and without."""
-    plain, images, labels = textbook(e), torch.randn(e.batch, 3, size, size), torch.randint(10, (e.batch,))
-    active = e.topology.allowed().expand(e.cells, -1, -1)
-    gates = Gates(active.float().mul(1 / 8), active)
+    """The textbook's step with a probe at every operation, as in any foreign model, and without."""
+    plain = textbook(e)
+    step = _step_without_costs(Search(e, noise(e, size)), plain)
 
-    def both_passes(context: Callable[[], AbstractContextManager[object]]) -> None:
-        with context():
-            plain.zero_grad()
-            nn.functional.cross_entropy(plain(images, gates), labels).backward()
+    def probed() -> None:
+        with CostProbe(plain, "cells.*.edges.*.*"):
+            step()
 
-    return partial(both_passes, partial(CostProbe, plain, "cells.*.edges.*.*")), partial(both_passes, nullcontext)
+    return probed, step
 
 
 def ours_and_kernels(e: Experiment, size: int) -> tuple[Step, Step]:
@@ -201,7 +198,7 @@ def scaling(what: str, field: str, sizes: Sequence[int], bound: float | None, re
     """
     build = [partial(our_step, preset(SHORT, **{field: size}), 32) for size in sizes]
     shown = {"time": _time, "memory": _mib}[what]
-    rounds = _rounds([new() for new in build], repeats) if what == "time" else [[_peaks(new, 1)[0] for new in build]]
+    rounds = _rounds([new() for new in build], repeats) if what == "time" else [list(map(_peak, build))]
     scale = [math.log(size) for size in sizes]
     slope = median(linear_regression(scale, list(map(math.log, values))).slope for values in rounds)
     detail = ", ".join(shown(median(values)) for values in zip(*rounds, strict=True))
@@ -211,8 +208,8 @@ def scaling(what: str, field: str, sizes: Sequence[int], bound: float | None, re
 
 def memory(repeats: int) -> Row:
     """Peak memory of a DSNAS step (the median over draws) against that of a DARTS step."""
-    dsnas = median(_peaks(partial(our_step, DSNAS, 32), 2 * repeats + 1))
-    (darts,) = _peaks(partial(our_step, replace(DSNAS, searcher="darts"), 32), 1)
+    dsnas = median(_peak(partial(our_step, replace(DSNAS, seed=seed), 32)) for seed in range(2 * repeats + 1))
+    darts = _peak(partial(our_step, replace(DSNAS, searcher="darts"), 32))
     detail = f"{_mib(dsnas)} against {_mib(darts)}"
     return Row("peak memory, 8 minimal cells, batch 96: DSNAS / DARTS", dsnas / darts, 0.25, False, detail)
 
@@ -225,7 +222,7 @@ def workers() -> Row:
         if failures := run_tasks(runs, processes):
             raise RuntimeError(f"runs of the sweep failed: {failures}")
 
-    one, two = (_seconds(partial(swept, processes)) for processes in (1, 2))
+    one, two = (timeit(partial(swept, processes), number=1) for processes in (1, 2))
     detail = f"{_time(one)} against {_time(two)}"
     return Row("four runs of p1-quick: 1 worker / 2 workers", one / two, 1.7, True, detail)
 
@@ -282,35 +279,26 @@ def _forward_and_backward(module: nn.Module, shape: tuple[int, ...]) -> Step:
     return lambda: torch.autograd.grad(module(x), [x, *module.parameters()], direction)
 
 
-def _peaks(build: Callable[[], Step], steps: int) -> list[float]:
-    """Bytes: for each of so many steps, the most that it adds to the tensors alive, by the allocator's own record."""
+def _peak(build: Callable[[], Step]) -> float:
+    """Bytes: the most that a step adds to the tensors alive, by the allocator's own record; one before warms up."""
     # The profiler's C++ prints what it does unless told otherwise before it first runs. And it warns when a tensor is
-    # freed that it has not seen made: so it watches from the start, and the first step, which warms up.
+    # freed that it has not seen made: so it watches from the start.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as record:
         step = build()
-        for _ in range(steps + 1):
-            with profiler.record_function("step"):
-                step()
-    alive, traces = 0.0, [[0.0]]
-    for event in sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "step":
-            traces.append([alive])
-        elif event.name() == "[memory]":
-            alive += event.nbytes()
-            traces[-1].append(alive)
-    return [max(trace) - trace[0] for trace in traces[2:]]
+        step()
+        with profiler.record_function("measured"):
+            step()
+    events = sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    names = [event.name() for event in events]
+    alive = accumulate(event.nbytes() if event.name() == "[memory]" else 0 for event in events)
+    before, *during = list(alive)[names.index("measured") :]
+    return float(max(before, *during) - before)
 
 
 def _rounds(steps: Sequence[Step], repeats: int) -> list[list[float]]:
     """The seconds of each step, in turns; a round before the first warms up."""
-    return [[_seconds(step) for step in steps] for _ in range(repeats + 1)][1:]
-
-
-def _seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+    return [[timeit(step, number=1) for step in steps] for _ in range(repeats + 1)][1:]
 
 
 def _time(seconds: float) -> str:
