@@ -89,9 +89,10 @@ def _add_arguments(command: str, parser: Parser) -> None:
                 add(f"--{name}", type=from_text, default=argparse.SUPPRESS, metavar="VALUE", help=about)
         case "sweep":
             add("name", help="a preset, or a chapter of the book")
-            add("--seeds", metavar="SEEDS", help="0..9, or 0,3,7")
+            grid: Any = {"dest": "grid", "action": "append", "default": []}
+            add("--seeds", type="seed={}".format, metavar="SEEDS", help="0..9, or 0,3,7", **grid)
             values = "values of a field (run --help) or of a chapter's parameter; may be given several times"
-            add("--grid", action="append", default=[], metavar="FIELD=A,B,C", help=values)
+            add("--grid", metavar="FIELD=A,B,C", help=values, **grid)
             add_where = parser.add_mutually_exclusive_group().add_argument
             add_where("--workers", type=int, metavar="N", help="runs at a time (default: as many as cores allow)")
             add_where("--cluster", metavar="ADDRESS", help="a Dask scheduler, as tcp://host:8786")
@@ -115,20 +116,18 @@ def _add_arguments(command: str, parser: Parser) -> None:
 def _called(options: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from wiring.search.experiments import explain
-    from wiring.search.loop import DeviceFailed
-    from wiring.search.signals import Stopped, raised
+    from wiring.search import experiments, loop, signals
 
     try:
-        with raised():
+        with signals.raised():
             return COMMANDS[options.command].call(options) or 0
     except BrokenPipeError:
         raise
-    except (ValueError, ArithmeticError, DeviceFailed, OSError) as error:
-        status, message = 2, explain(error) if isinstance(error, ValidationError) else str(error)
+    except (ValueError, ArithmeticError, loop.DeviceFailed, OSError) as error:
+        status, message = 2, experiments.explain(error) if isinstance(error, ValidationError) else str(error)
         if isinstance(error, OSError) and error.filename:
             message = f"{error.filename}: {error.strerror}"
-    except Stopped as stop:
+    except signals.Stopped as stop:
         resumes = "; the same command resumes where it was saved" if options.command in ("run", "sweep") else ""
         status, message = stop.status, f"interrupted{resumes}"
     print(f"wiring: {' '.join(message.split())}", file=sys.stderr)
@@ -148,18 +147,15 @@ def _run(options: argparse.Namespace) -> None:
 
     An unfinished run in the same folder is resumed, a finished one is left as it is.
     """
-    from wiring.search.experiments import DESCRIPTIONS, preset, to_json, with_fields
-    from wiring.search.loop import keep_memory, log_epochs, run
-    from wiring.search.records import is_done
-    from wiring.search.sweeps import run_name
+    from wiring.search import experiments, loop, records, sweeps
 
-    changes = {name: value for name, value in vars(options).items() if name in DESCRIPTIONS}
-    experiment = with_fields(preset(options.preset), changes)
-    folder = options.out or Path("runs") / run_name(options.preset, to_json(experiment))
-    before = "finished before, " if is_done(folder) else ""
-    keep_memory()
-    log_epochs()
-    record = run(experiment, folder)
+    changes = {name: value for name, value in vars(options).items() if name in experiments.DESCRIPTIONS}
+    experiment = experiments.with_fields(experiments.preset(options.preset), changes)
+    folder = options.out or Path("runs") / sweeps.run_name(options.preset, experiments.to_json(experiment))
+    before = "finished before, " if records.is_done(folder) else ""
+    loop.keep_memory()
+    loop.log_epochs()
+    record = loop.run(experiment, folder)
     took = "{seconds} s on {data}".format_map(record.provenance)
     last = record.scalars.query("group == 'all'").iloc[-1]
     print(f"{folder}: {before}{experiment.epochs} epochs in {took}")
@@ -173,47 +169,43 @@ def _sweep(options: argparse.Namespace) -> int:
     command.
     """
     from wiring.chapters import chapters, reruns
-    from wiring.search.experiments import PRESETS
-    from wiring.search.loop import log_epochs
-    from wiring.search.records import write
-    from wiring.search.sweeps import TABLE, check_table, gather, runs
+    from wiring.search import PRESETS, loop, records, sweeps
 
-    name, grid = options.name, _grid(options.seeds, options.grid)
+    name, grid = options.name, _grid(options.grid)
     out = options.out or Path("sweeps") / name
-    check_table(out)
+    sweeps.check_table(out)
     if name not in {**PRESETS, **chapters()}:
         raise ValueError(f"{name!r}: no such preset or chapter; allowed: {', '.join([*PRESETS, *chapters()])}")
-    tasks = runs(name, grid, out, options.cluster is None) if name in PRESETS else reruns(name, grid, out)
-    log_epochs()
+    tasks = sweeps.runs(name, grid, out, options.cluster is None) if name in PRESETS else reruns(name, grid, out)
+    loop.log_epochs()
     failures = tasks.run(options.workers, options.cluster, options.retries)
     for run, error in failures.items():
         print(f"wiring: {run} failed: {error}", file=sys.stderr)
     finished, before = tasks.total - len(failures), tasks.total - len(tasks.left)
     print(f"{out}: {finished} finished ({before} before), {len(failures)} failed")
-    if not (table := gather(out)).empty:
-        write(out, TABLE, table.to_csv(index=False, lineterminator="\n").encode())
-        print(f"{out}/{TABLE}: the scalars of {table['run'].nunique()} runs")
+    if not (table := sweeps.gather(out)).empty:
+        records.write(out, sweeps.TABLE, table.to_csv(index=False, lineterminator="\n").encode())
+        print(f"{out}/{sweeps.TABLE}: the scalars of {table['run'].nunique()} runs")
     return 1 if failures else 0
 
 
-def _grid(seeds: str | None, fields: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of each field."""
+def _grid(fields: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of each field, which are given as FIELD=A,B,C or FIELD=FIRST..LAST."""
     grid: dict[str, list[Any]] = {}
-    if bounds := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", seeds or ""):
-        first, last = map(int, bounds.groups())
-        if not 0 <= last - first < 10_000:
-            raise ValueError(f"seeds = {seeds!r}: allowed: FIRST..LAST, at most 10000 of them, or 0,3,7")
-        grid["seed"] = list(range(first, last + 1))
-    elif seeds is not None:
-        grid["seed"] = [from_text(seed) for seed in seeds.split(",")]
     for field in fields:
         name, _, values = field.partition("=")
         if not name or not values:
-            raise ValueError(f"grid = {field!r}: allowed: FIELD=A,B,C")
+            raise ValueError(f"grid = {field!r}: allowed: FIELD=A,B,C or FIELD=FIRST..LAST")
         if name in grid:
             raise ValueError(f"grid = {field!r}: {name} is given twice")
-        # A comma within brackets belongs to a value.
-        grid[name] = [from_text(value) for value in re.split(r",(?![^\[]*\])", values)]
+        if bounds := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", values):
+            first, last = map(int, bounds.groups())
+            if not 0 <= last - first < 10_000:
+                raise ValueError(f"grid = {field!r}: allowed: FIRST..LAST, at most 10000 of them")
+            grid[name] = list(range(first, last + 1))
+        else:
+            # A comma within brackets belongs to a value.
+            grid[name] = [from_text(value) for value in re.split(r",(?![^\[]*\])", values)]
     return grid
 
 
