@@ -5,7 +5,6 @@ one alone will do: ``none_probability(record)``.
 """
 
 import io
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import cycle, product, zip_longest
@@ -22,7 +21,6 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from wiring.evidence import measures
-from wiring.evidence.measures import cells_of_types, scalars_of
 from wiring.search import Record, dropped
 from wiring.search.records import CELL_TYPES
 from wiring.supernet import NAMES, NONE, Topology
@@ -30,6 +28,7 @@ from wiring.supernet.topology import Edge
 
 _PALETTE = sns.color_palette("colorblind")
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+_LINES = ["-", "--", "-.", ":"]
 #: Colour of the edges that start at the last input node, the one before it, and at intermediate nodes.
 ORIGINS = {"from the last cell": _PALETTE[0], "from the cell before last": _PALETTE[2], "intermediate": _PALETTE[1]}
 OUTPUT = "0.45"
@@ -39,8 +38,8 @@ Runs = Sequence[Record] | Record
 #: Points on a curve, as their x and their y, by the curve's name.
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 Place = tuple[float, float]
-#: How matplotlib draws the line between two nodes.
-Styles = defaultdict[Edge, dict[str, Any]]
+#: How matplotlib draws a line, as the options of a patch.
+Style = dict[str, Any]
 
 # A white card with dark ink is readable on a light page and, as a card, on a dark one.
 _style = mpl.rc_context(
@@ -102,24 +101,24 @@ def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
     """
     figure, (axes,) = _figure(2.2 + 0.3 * len(topology.intermediate))
     labels = [str(number) if chosen is None else f"{number}: {chosen[number]}" for number in range(len(topology.edges))]
-    dotted = [edge for edge, name in zip(topology.edges, chosen or (), strict=False) if name == "none"]
-    _draw(axes, topology, defaultdict(dict, {edge: {"linestyle": ":", "alpha": 0.5} for edge in dotted}), labels)
+    choices = zip(topology.edges, chosen or (), strict=False)
+    _draw(axes, topology, {edge: {"linestyle": ":", "alpha": 0.5} for edge, o in choices if o == "none"}, {}, labels)
     handles = [*_origins(topology), Patch(color=OUTPUT, label="concatenation")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def _draw(axes: Axes, topology: Topology, styles: Styles, labels: Sequence[str] = ()) -> None:
-    """Draw a cell: its edges and what feeds its output, a line in a style of its own if there is one, and its nodes."""
+def _draw(axes: Axes, topology: Topology, styles: Mapping[Edge, Style], other: Style, labels: Sequence[str]) -> None:
+    """Draw a cell: its edges and what feeds its output, in the ``other`` style if none is given, and its nodes."""
     places = positions(topology)
     colours = [ORIGINS[edge_origin(topology, number)] for number in range(len(topology.edges))]
     lines = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
-    arrow = partial(FancyArrowPatch, arrowstyle="-|>", mutation_scale=14, shrinkA=14, shrinkB=14)
+    arrow = partial(FancyArrowPatch, arrowstyle="-|>", mutation_scale=14, shrinkA=14, shrinkB=14, lw=1.8)
     write = partial(axes.text, ha="center", va="center")
     for (i, j), colour, label in zip_longest(lines, colours, labels):
         ends = places[i], places[j]
         arc = f"arc3,rad={bend(*ends)}"
-        axes.add_patch(arrow(*ends, connectionstyle=arc, color=colour or OUTPUT, **{"lw": 1.8, **styles[i, j]}))
+        axes.add_patch(arrow(*ends, connectionstyle=arc, color=colour or OUTPUT, **styles.get((i, j), other)))
         if label:
             write(*label_place(*ends), label, color=colour, backgroundcolor="white", fontsize=9.5)
     width = places[-1][0]
@@ -172,11 +171,8 @@ def paths(topology: Topology, edges: Sequence[int]) -> Figure:
     for panel, edge in zip(panels, edges, strict=True):
         start, end = topology.edges[edge]
         ways = _ways(topology, end)
-        styles: Styles = defaultdict(lambda: {"lw": 0.8, "alpha": 0.35})
-        for way, line in zip(ways, ("-", "--", "-.", ":"), strict=False):
-            styles |= {step: {"linestyle": line} for step in way}
-        styles[start, end] = {"lw": 3.5}
-        _draw(panel, topology, styles)
+        styles = {step: {"linestyle": line} for way, line in zip(ways, _LINES, strict=False) for step in way}
+        _draw(panel, topology, {**styles, (start, end): {"lw": 3.5}}, {"lw": 0.8, "alpha": 0.35}, ())
         names = ["-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways]
         kind = "type 1" if len(ways) > 1 else "type 2"
         panel.set_title(f"edge {edge}, {kind}: {' and '.join(names)}", loc="left")
@@ -214,7 +210,7 @@ def powers(curves: Curves, predictions: Curves, xlabel: str, ylabel: str) -> Fig
     figure, (axes,) = _figure(3.4)
     for (name, (x, y)), colour, marker in zip(curves.items(), cycle(_PALETTE), cycle(_MARKERS)):
         axes.plot(x, y, marker, color=colour, ms=5, label=name)
-    for (name, (x, y)), line in zip(predictions.items(), cycle(("-", "--", "-.", ":"))):
+    for (name, (x, y)), line in zip(predictions.items(), cycle(_LINES)):
         axes.plot(x, y, line, color="0.3", lw=1.2, label=name, zorder=0)
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     _share_legend(figure, axes, 2)
@@ -249,9 +245,8 @@ def retention_map(groups: Mapping[str, Runs]) -> Figure:
 
     A panel per named group and type of cell; an edge without a choice is left blank.
     """
-    shown = [
-        (name, _several(runs), kind) for name, runs in groups.items() for kind in cells_of_types(_several(runs)[0])
-    ]
+    several = {name: _several(runs) for name, runs in groups.items()}
+    shown = [(name, runs, kind) for name, runs in several.items() for kind in measures.cells_of_types(runs[0])]
     figure, panels = _figure(3.3, 1, len(shown))
     for axes, (name, records, kind) in zip(panels, shown, strict=True):
         topology = records[0].experiment.topology
@@ -271,7 +266,7 @@ def retention_map(groups: Mapping[str, Runs]) -> Figure:
 
 def _of_type(record: Record, kind: int, title: str) -> str:
     """A panel's title, which names the type of its cells where there are several."""
-    return f"{title}\n{CELL_TYPES[kind]} cells" if len(cells_of_types(record)) > 1 else title
+    return f"{title}\n{CELL_TYPES[kind]} cells" if len(measures.cells_of_types(record)) > 1 else title
 
 
 @_style
@@ -290,10 +285,10 @@ def splits(bi: Runs, single: Runs) -> Figure:
     figure, panels = _figure(6.2, len(quantities), len(groups), sharex=True, sharey="row")
     contents = product(quantities.items(), groups.items())
     for axes, ((quantity, label), (group, title)) in zip(panels, contents, strict=True):
-        draw(table[table.group == group], y=quantity, hue_order=hues, style_order=hues, ax=axes)
+        shown = table[table.group == group]
+        draw(shown, y=quantity, hue_order=hues, style_order=hues, legend=axes is panels[0], ax=axes)
         axes.axhline(0, color="0.6", lw=0.8)
         axes.set(xlabel="", ylabel=label, title=title if quantity == "loss" else "")
-        axes.legend().remove()
     figure.supxlabel("epoch")
     _share_legend(figure, panels[0], 3)
     return figure
@@ -398,7 +393,7 @@ def none_probability(records: Runs) -> Figure:
     The dots below the curves mark the epochs at which the edge is dropped, one row per seed.
     """
     records = _several(records)
-    topology, types = records[0].experiment.topology, list(cells_of_types(records[0]))
+    topology, types = records[0].experiment.topology, list(measures.cells_of_types(records[0]))
     columns = min(5, len(topology.edges))
     rows = -(-len(topology.edges) // columns)
     probability = np.stack([record.arrays["probability"] for record in records])
@@ -433,12 +428,12 @@ def growth(records: Runs) -> Figure:
     """
     figure, (left, right) = _figure(2.9, 1, 2, sharex=True)
     for number, record in enumerate(_several(records)):
-        types = cells_of_types(record)
+        types = measures.cells_of_types(record)
         shares = dropped(record.arrays["probability"]).mean(2)
-        for kind, line in zip(types, ("-", "--"), strict=False):
+        for kind, line in zip(types, _LINES, strict=False):
             label = f"{CELL_TYPES[kind]} cells" if not number else None
             left.plot(shares[:, kind], line, color=_PALETTE[3], lw=1.2, alpha=0.7, label=label)
-        scalars = scalars_of(record)
+        scalars = measures.scalars_of(record)
         right.plot(scalars.epoch, scalars.cost, color=_PALETTE[4], lw=1.2, alpha=0.7)
     left.set(xlabel="epoch", ylabel="share of edges dropped", ylim=(-0.03, 1.03))
     right.set(xlabel="epoch", ylabel="L − H at the output (nats)")
