@@ -96,7 +96,6 @@ def _measures(n: int) -> list[Callable[[], Row]]:
     return [
         partial(faster, 3.5, DARTS, 32, n),
         partial(faster, 3.5, replace(SHORT, topology=TOPOLOGIES["darts"]), 32, n),
-        partial(faster, None, replace(DARTS, reductions=(2, 5)), 32, n),  # where DARTS has them: at 1/3 and 2/3
         partial(faster, 2.5, DSNAS, 32, 4 * n),
         partial(faster, 1.5, SMALL, 8, 8 * n),
         partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.03, DSNAS, 32, 8 * n),
@@ -114,7 +113,6 @@ def _measures(n: int) -> list[Callable[[], Row]]:
 def ratio(name: str, sides: Sides, at_least: bool, bound: float | None, e: Experiment, size: int, repeats: int) -> Row:
     """The time of a comparison's first side divided by its second's; ``{}`` in the name is the workload."""
     cells = f"{e.cells} {'DARTS' if e.topology == TOPOLOGIES['darts'] else 'minimal'} cells"
-    cells += f", {len(e.reductions)} of them reductions" if e.reductions else ""
     workload = f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
     rounds = _rounds(sides(e, size), repeats)
     ratios = [above / below for above, below in rounds]
