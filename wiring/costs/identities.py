@@ -156,20 +156,18 @@ class _Evidence:
     def _last_output(self, cell: str) -> Finding:
         cost = self.costs[cell]
         residual = abs(cost - self.difference) / (2 * self.loss - self.difference)  # a share of L + H
-        if residual <= self.tolerance:
-            return Finding(residual, True, f"L - H = {self.difference:.3f}")
         ran = list(self.trace.arguments)
         head = filter(self.trace.is_leaf, ran[ran.index(cell) + 1 :])
-        broken = [name for name in head if abs(self.trace.degree(name) - 1) > self.tolerance]
+        broken = (name for name in head if abs(self.trace.degree(name) - 1) > self.tolerance)
         what = f"the cost at the last cell's output is {cost:.3f} and L - H is {self.difference:.3f}"
-        return self._finding({cell: residual}, broken, what)
+        return self._finding({cell: residual}, broken, what, f"L - H = {self.difference:.3f}")
 
-    def _finding(self, residuals: Mapping[str, float], broken: Iterable[str], what: str) -> Finding:
+    def _finding(self, residuals: Mapping[str, float], broken: Iterable[str], fails: str, holds: str = "") -> Finding:
         worst = max(residuals, key=lambda name: residuals[name])
         if residuals[worst] <= self.tolerance:
-            return Finding(residuals[worst], True, f"the largest at {worst}")
+            return Finding(residuals[worst], True, holds or f"the largest at {worst}")
         modules = tuple(dict.fromkeys(broken))
-        return Finding(residuals[worst], False, f"{what}: {self.trace.blame(modules)}", modules)
+        return Finding(residuals[worst], False, f"{fails}: {self.trace.blame(modules)}", modules)
 
 
 def _check(logits: Any, labels: Tensor) -> None:
