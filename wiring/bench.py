@@ -20,9 +20,8 @@ from torch import Tensor, nn, profiler
 
 from wiring.costs import CostProbe
 from wiring.datasets import Dataset
-from wiring.search import Experiment, Search, generator, preset, run
+from wiring.search import Experiment, Search, generator, preset
 from wiring.search.loop import keep_memory
-from wiring.search.sweeps import run_tasks
 from wiring.supernet import TOPOLOGIES, PlainSupernet, image_dot
 from wiring.supernet.operations import Depthwise
 
@@ -92,7 +91,6 @@ def _measures(n: int) -> list[Callable[[], Row]]:
     probes = "{}: textbook with a probe at every operation / without"
     faster = partial(ratio, "{}: textbook / ours", textbook_and_ours, True)
     kernels = partial(ratio, "{}: ours / its bare kernels", ours_and_kernels, False)
-    scalings = [("cells", (2, 4, 8, 16), 1.05), ("channels", (8, 16, 32), None), ("batch", (16, 32, 64), None)]
     return [
         partial(faster, 3.5, DARTS, 32, n),
         partial(faster, 3.5, replace(SHORT, topology=TOPOLOGIES["darts"]), 32, n),
@@ -103,9 +101,8 @@ def _measures(n: int) -> list[Callable[[], Row]]:
         partial(kernels, 1.2, DARTS, 32, n),
         partial(kernels, 1.2, DSNAS, 32, 4 * n),
         partial(kernels, None, SMALL, 8, 8 * n),
-        *(partial(scaling, what, *of, n) for of in scalings for what in ("time", "memory")),
+        *(partial(scaling, what, "cells", (2, 4, 8, 16), 1.05, n) for what in ("time", "memory")),
         partial(memory, n),
-        workers,
         partial(ratio, "{}: data pipeline / whole", data_and_whole, False, 0.02, DSNAS, 32, 4 * n),
     ]
 
@@ -189,7 +186,7 @@ def data_and_whole(e: Experiment, size: int) -> tuple[Step, Step]:
     return _endless(lambda: loader), our_step(e, size)
 
 
-def scaling(what: str, field: str, sizes: Sequence[int], bound: float | None, repeats: int) -> Row:
+def scaling(what: str, field: str, sizes: Sequence[int], bound: float, repeats: int) -> Row:
     """The exponent of a DARTS step's time or peak memory in a field of the experiment: the slope in logarithms.
 
     Of the time it is the median over rounds, so that a machine that changes its pace between them does not bend it.
@@ -210,19 +207,6 @@ def memory(repeats: int) -> Row:
     darts = _peak(partial(our_step, replace(DSNAS, searcher="darts"), 32))
     detail = f"{_mib(dsnas)} against {_mib(darts)}"
     return Row("peak memory, 8 minimal cells, batch 96: DSNAS / DARTS", dsnas / darts, 0.25, False, detail)
-
-
-def workers() -> Row:
-    """Four runs in one worker process and in two, each with its start; a thread a run."""
-    runs = {str(seed): partial(run, preset("p1-quick", seed=seed)) for seed in range(4)}
-
-    def swept(processes: int) -> None:
-        if failures := run_tasks(runs, processes):
-            raise RuntimeError(f"runs of the sweep failed: {failures}")
-
-    one, two = (timeit(partial(swept, processes), number=1) for processes in (1, 2))
-    detail = f"{_time(one)} against {_time(two)}"
-    return Row("four runs of p1-quick: 1 worker / 2 workers", one / two, 1.7, True, detail)
 
 
 def noise(e: Experiment, size: int) -> Dataset:
