@@ -43,12 +43,13 @@ def kept(most: int = 1) -> Iterator[list[int]]:
 def raised() -> Iterator[None]:
     """Raise Stopped inside the block when a signal arrives, so that files, pools and kernels are closed.
 
-    Python drops what is raised in a finaliser or in a weak reference's callback; the signal is then sent once more.
+    Python drops what is raised in a finaliser or in a weak reference's callback; the signal is then sent once more, so
+    much later that even on a busy machine this callback has ended.
     """
 
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, Stopped):
-            threading.Timer(0.01, os.kill, (os.getpid(), unraisable.exc_value.status - 128)).start()
+            threading.Timer(0.2, os.kill, (os.getpid(), unraisable.exc_value.status - 128)).start()
         else:
             before(unraisable)
 
