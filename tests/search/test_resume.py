@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from itertools import product
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,16 @@ from wiring.search import records
 from wiring.search.searchers import SEARCHERS
 
 KILLING = Path(__file__).parents[1] / "shared" / "killing.py"
-FIELDS = {"epochs": 16, "images": 64, "batch": 8, "channels": 2, "alpha_lr": 0.05, "final_temperature": 0.5}
+FIELDS = {
+    "epochs": 6,
+    "measuring_epochs": 2,
+    "course_every": 3,
+    "images": 64,
+    "batch": 8,
+    "channels": 2,
+    "alpha_lr": 0.05,
+    "final_temperature": 0.5,
+}
 KILLS = 6
 
 
@@ -24,12 +33,10 @@ def command(**fields):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """Every searcher and level, through kills: what happened, and the folders."""
+    """Every searcher, on one level and the other by turns, through kills: what happened, and the folders."""
     root = tmp_path_factory.mktemp("killed")
-    runs = {
-        f"{searcher}-{level}": [command(searcher=searcher, level=level, flip=level == "bi"), KILLS]
-        for searcher, level in product(SEARCHERS, ("single", "bi"))
-    }
+    fields = cycle([{"level": "single", "undrawn": "decay"}, {"level": "bi", "flip": True}])
+    runs = {name: [command(searcher=name, **next(fields)), KILLS] for name in SEARCHERS}
     runs["writes"] = [command(searcher="snas", level="bi", epochs=2), 0]
     done = subprocess.run(
         [sys.executable, str(KILLING), str(root)],
@@ -45,7 +52,7 @@ def killed(tmp_path_factory):
 def test_run_killed_at_random_ends_bit_for_bit_as_if_left_alone(killed):
     root, events = killed
     names = {name for name, *_ in events}
-    assert len(names) == 2 * len(SEARCHERS) + 1
+    assert len(names) == len(SEARCHERS) + 1
     for name in names:
         assert records.load(root / name).experiment == records.load(root / f"{name}-whole").experiment
         for file in ("scalars.csv", "arrays.npz"):
@@ -55,7 +62,7 @@ def test_run_killed_at_random_ends_bit_for_bit_as_if_left_alone(killed):
 def test_kills_were_many_and_in_the_middle_of_the_work(killed):
     _, events = killed
     hows = Counter(how for _, how, status, _ in events if status != 0)
-    assert hows["SIGKILL"] + hows["SIGTERM"] + hows["SIGINT"] + hows["write"] >= 50, hows
+    assert hows["SIGKILL"] + hows["SIGTERM"] + hows["SIGINT"] + hows["write"] >= 40, hows
     assert all(hows[how] > 5 for how in ("SIGKILL", "SIGTERM", "SIGINT", "write")), hows
 
 
