@@ -25,6 +25,8 @@ from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 #: The authors' settings, as the paper's code has them.
 AUTHORS = {
+    "undrawn": "decay",
+    "alpha_decoupled": False,
     "cells": 8,
     "reductions": (),
     "channels": 16,
@@ -67,7 +69,7 @@ experiments = st.builds(
     label_noise=shares,
     crop=st.integers(0, 99),
     flip=st.booleans(),
-    searcher=st.sampled_from(["darts", "snas", "dsnas", "dsnas-log-sum", "uniform"]),
+    searcher=st.sampled_from(["darts", "snas", "dsnas", "dsnas-code", "dsnas-log-sum", "uniform"]),
     level=st.sampled_from(["single", "bi"]),
     temperature=positive,
     final_temperature=positive,
@@ -83,6 +85,9 @@ experiments = st.builds(
     device=st.sampled_from(["cpu", "cuda"]),
     threads=st.integers(1, 1024),
     bf16=st.booleans(),
+    undrawn=st.sampled_from(["rest", "decay"]),
+    measuring_epochs=st.integers(0, 99),
+    course_every=st.integers(0, 99),
 )
 
 
@@ -95,6 +100,12 @@ def test_json_gives_every_experiment_back(experiment):
     assert from_json(json.dumps(to_dict(experiment))) == experiment
 
 
+def test_an_experiment_from_before_there_was_decay_of_what_is_not_drawn_is_one_without():
+    fields_of_today = to_dict(Experiment())
+    del fields_of_today["undrawn"]
+    assert from_json(json.dumps(fields_of_today)) == replace(Experiment(), undrawn="rest")
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_json_gives_every_preset_back(name):
     assert from_json(to_json(PRESETS[name])) == preset(name) == PRESETS[name]
@@ -105,6 +116,8 @@ def test_defaults_are_the_authors_settings_value_by_value():
     assert {name: getattr(default, name) for name in AUTHORS} == AUTHORS
     assert {type(getattr(default, name)) for name in ("theta_lr", "clip", "label_noise")} == {float}
     assert {field.name for field in fields(Experiment)} - set(AUTHORS) == {
+        "course_every",
+        "measuring_epochs",
         "topology",
         "temperature",
         "final_temperature",

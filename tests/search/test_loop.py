@@ -35,7 +35,7 @@ EXPERIMENTS = {
     f"{searcher}-{level}": replace(TINY, searcher=searcher, level=level, final_temperature=0.5)
     for searcher, level in CASES
 }
-#: What covers most of the rest: two kinds of cell, label noise, image size, another topology.
+#: What covers most of the rest: two kinds of cell, label noise, image size, another topology, measuring, a course.
 EXPERIMENTS["all at once"] = replace(
     EXPERIMENTS["dsnas-bi"],
     cells=2,
@@ -43,6 +43,8 @@ EXPERIMENTS["all at once"] = replace(
     label_noise=0.3,
     image_size=6,
     seed=5,
+    measuring_epochs=2,
+    course_every=2,
     topology=TINY.topology.without_operations("skip_connect", edge=(2, 3)),
 )
 cases = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
@@ -239,7 +241,10 @@ def test_nothing_is_written_where_the_data_is_missing(tmp_path):
 
 
 class Hand:
-    """Single-level DSNAS by its formulas: SGD, clipping and Adam written out, α's gradient from plain autograd."""
+    """Single-level DSNAS by its formulas: SGD, clipping and Adam written out, α's gradient from plain autograd.
+
+    Where what is not drawn decays, SGD is torch's, and what was drawn before and now is not has a gradient of zero.
+    """
 
     def __init__(self, searcher):
         self.e = searcher.experiment
@@ -271,15 +276,25 @@ class Hand:
         e = self.e
         norm = sum(g.square().sum() for g in gradients if g is not None).sqrt()
         shrink = min(1.0, e.clip / (float(norm) + 1e-6))
+        if e.undrawn == "decay":
+            self.sgd = getattr(self, "sgd", None) or torch.optim.SGD(
+                self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay
+            )
+            for p, g in zip(self.theta, gradients, strict=True):
+                if g is not None or p.grad is not None:
+                    p.grad = torch.zeros_like(p) if g is None else shrink * g
+            self.sgd.step()
+            return
         for k, (p, g) in enumerate(zip(self.theta, gradients, strict=True)):
-            if g is not None:  # what was not sampled neither decays nor moves on
+            if g is not None:  # what was not drawn neither decays nor moves on
                 self.momentum[k] = e.theta_momentum * self.momentum[k] + shrink * g + e.theta_weight_decay * p
                 p -= e.theta_lr * self.momentum[k]
 
 
+@pytest.mark.parametrize("undrawn", ["rest", "decay"])
 @pytest.mark.parametrize("clip", [0.05, 5.0])
-def test_single_level_dsnas_does_the_hand_written_steps(clip):
-    experiment = replace(TINY, cells=2, images=96, clip=clip, theta_weight_decay=0.01, alpha_std=0.5)
+def test_single_level_dsnas_does_the_hand_written_steps(clip, undrawn):
+    experiment = replace(TINY, cells=2, images=96, clip=clip, theta_weight_decay=0.01, alpha_std=0.5, undrawn=undrawn)
     searcher, oracle = start(experiment), start(experiment)
     hand = Hand(oracle)
     steps = 5
@@ -292,6 +307,89 @@ def test_single_level_dsnas_does_the_hand_written_steps(clip):
         torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(searcher.searcher.alpha, hand.alpha, rtol=1e-5, atol=1e-5)
     assert not torch.equal(hand.alpha, start(experiment).searcher.alpha)
+
+
+def test_what_is_not_drawn_rests_or_decays_and_that_differs():
+    ends = [run_to_its_end(replace(TINY, theta_weight_decay=0.1, undrawn=undrawn)) for undrawn in ("rest", "decay")]
+    differ = [not torch.equal(p, q) for p, q in zip(*(end.theta for end in ends), strict=True)]
+    assert any(differ)
+
+
+def test_a_resumed_search_lets_decay_what_was_drawn_before_and_nothing_else():
+    whole = start(TINY)
+    for _ in whole.run_epoch():
+        pass
+    resumed = start(TINY)
+    resumed.load_state_dict(deepcopy(whole.state_dict()))
+    for p, q in zip(whole.theta, resumed.theta, strict=True):
+        assert (p.grad is None) == (q.grad is None)
+
+
+def test_alpha_decays_on_its_own_where_it_is_decoupled():
+    experiment = replace(TINY, searcher="darts", alpha_weight_decay=0.1, alpha_mean=2.0, alpha_std=0.5)
+    coupled, decoupled = (start(replace(experiment, alpha_decoupled=on)) for on in (False, True))
+    alpha = decoupled.searcher.alpha.detach().clone()
+    for searcher in (coupled, decoupled):
+        next(searcher.run_epoch())
+    gradient = decoupled.searcher.alpha.grad
+    # Adam's first step is the sign of its gradient.
+    expected = alpha * (1 - experiment.alpha_lr * 0.1) - experiment.alpha_lr * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(decoupled.searcher.alpha.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(coupled.searcher.alpha, decoupled.searcher.alpha)
+
+
+# measuring, and the course of the first steps
+
+
+def run_to_its_end(experiment):
+    ended = start(experiment)
+    for _ in range(experiment.epochs + experiment.measuring_epochs):
+        for _ in ended.run_epoch():
+            pass
+    return ended
+
+
+@pytest.mark.parametrize("name", ["dsnas-single", "darts-bi"])
+def test_nothing_learns_in_the_measuring_epochs_and_costs_are_measured(name):
+    searched = run_to_its_end(EXPERIMENTS[name])
+    measured = run_to_its_end(replace(EXPERIMENTS[name], measuring_epochs=3))
+    for p, q in zip(searched.theta, measured.theta, strict=True):
+        assert torch.equal(p, q)
+    assert torch.equal(searched.searcher.alpha, measured.searcher.alpha)
+    before, after = searched.record(), measured.record()
+    epochs = before.experiment.epochs
+    for array in before.arrays:
+        np.testing.assert_array_equal(before.arrays[array], after.arrays[array][: len(before.arrays[array])])
+    counts = after.arrays["cost_count"]
+    assert (counts[epochs:].sum((1, 2, 3, 4)) == counts[0].sum()).all()
+    assert len({array.tobytes() for array in after.arrays["cost_mean"][epochs:]}) == 3  # new images, new draws
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("name", ["dsnas-single", "darts-bi", "all at once"])
+def test_the_course_says_what_steps_cost_and_made_of_alpha(monkeypatch, name, every):
+    experiment = replace(EXPERIMENTS[name], images=96, course_every=every)
+    alphas, costs, update = [], [], Search._note_course
+
+    def spy(self, measured):
+        alphas.append(self.searcher.alpha.detach().clone())
+        kinds = self.searcher.cell_types
+        own = [measured[[kind == other for other in kinds]].sum(0) for kind in range(max(kinds) + 1)]
+        costs.append(torch.stack(own))
+        update(self, measured)
+
+    monkeypatch.setattr(Search, "_note_course", spy)
+    record = run_to_its_end(experiment).record()
+    times = len(alphas) // every
+    assert times > 0
+    np.testing.assert_array_equal(record.arrays["course_alpha"], torch.stack(alphas)[every - 1 :: every].numpy())
+    costs = torch.stack(costs[: times * every]).unflatten(0, (times, every))
+    for array, values in (("cost", costs), ("square", costs**2)):
+        np.testing.assert_allclose(record.arrays[f"course_{array}"], values.nanmean(1), rtol=1e-5, atol=1e-8)
+    np.testing.assert_array_equal(record.arrays["course_count"], (~costs.isnan()).sum(1))
+    table = record.table("course_cost")
+    assert table.step.unique().tolist() == [every * (time + 1) for time in range(times)]
+    np.testing.assert_array_equal(table["course_cost"], record.arrays["course_cost"].ravel())
 
 
 def test_single_level_darts_and_snas_take_alphas_gradient_from_autograd():
@@ -405,14 +503,23 @@ def test_record_has_the_documented_shapes(experiment):
     record = recorded(experiment)
     e, splits = experiment, ["training"] if experiment.level == "single" else ["search", "training"]
     kinds = 2 if e.reductions else 1
+    epochs = e.epochs + e.measuring_epochs
     for name in ("alpha", "probability"):
-        assert record.arrays[name].shape == (1 + e.epochs, kinds, 5, 8)
+        assert record.arrays[name].shape == (1 + epochs, kinds, 5, 8)
     for part in ("mean", "min", "max", "count"):
-        assert record.arrays[f"cost_{part}"].shape == (e.epochs, len(splits), e.cells, 5, 8)
-        assert record.arrays[f"cell_cost_{part}"].shape == (e.epochs, len(splits), e.cells)
-    assert len(record.arrays) == 10
+        assert record.arrays[f"cost_{part}"].shape == (epochs, len(splits), e.cells, 5, 8)
+        assert record.arrays[f"cell_cost_{part}"].shape == (epochs, len(splits), e.cells)
+    if e.course_every:
+        for name in ("alpha", "count", "cost", "square"):
+            assert record.arrays[f"course_{name}"].shape == (
+                e.epochs // e.course_every,
+                kinds,
+                5,
+                8,
+            )  # of one step each
+    assert len(record.arrays) == 10 + 4 * (e.course_every > 0)
     assert list(record.scalars.columns) == ["epoch", "split", "group", "images", "accuracy", "loss", "entropy", "cost"]
-    assert len(record.scalars) == e.epochs * len(splits) * 3
+    assert len(record.scalars) == epochs * len(splits) * 3
     assert record.scalars.epoch.tolist() == sorted(record.scalars.epoch)
     assert set(record.scalars.split) == set(splits)
     assert record.provenance["images"] == dict.fromkeys(splits, 48 // len(splits))

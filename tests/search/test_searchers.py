@@ -11,7 +11,7 @@ from strategies import SEEDS, Case, cases, examples, topologies
 from torch.nn.functional import cross_entropy
 
 from wiring.costs.probe import GateProbe
-from wiring.search.searchers import DARTS, DSNAS, SEARCHERS, SNAS, LogSumDSNAS, Uniform
+from wiring.search.searchers import DARTS, DSNAS, SEARCHERS, SNAS, CodeDSNAS, LogSumDSNAS, Uniform
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 close = torch.testing.assert_close
@@ -153,10 +153,11 @@ def test_dsnas_gradient_is_the_cost_times_the_score(case):
     close(distribution.alpha.grad, torch.autograd.grad(score, distribution.alpha)[0])
 
 
-@given(cases())
+@pytest.mark.parametrize("searcher", [LogSumDSNAS, CodeDSNAS])
+@given(case=cases())
 @examples(30)
-def test_the_published_codes_gradient_is_that_of_the_log_of_the_summed_probabilities(case):
-    distribution = search(LogSumDSNAS, case)
+def test_the_gradient_is_that_of_the_log_of_the_summed_probabilities(searcher, case):
+    distribution = search(searcher, case)
     gates = distribution.draw(generator(case.seed))
     # With one cost for all edges the gradient is a single function's, which autograd can differentiate whole.
     costs = torch.full(gates.values.shape, torch.nan, dtype=case.dtype)
@@ -166,19 +167,42 @@ def test_the_published_codes_gradient_is_that_of_the_log_of_the_summed_probabili
     distribution.add_gradient(gates, costs)
 
     p = distribution.alpha.masked_fill(~case.topology.allowed(), -torch.inf).softmax(-1)
-    edges = len(case.topology.edges)
-    score = sum((0.5 + kind) * edges * p[kind][gates.active[cell]].sum().log() for kind, cell in own.items())
+    factor = len(case.topology.edges) if searcher is LogSumDSNAS else 1
+    score = sum((0.5 + kind) * factor * p[kind][gates.active[cell]].sum().log() for kind, cell in own.items())
     close(distribution.alpha.grad, torch.autograd.grad(score, distribution.alpha)[0])
 
 
-def test_from_a_uniform_start_the_published_codes_gradient_is_dsnas_own():
-    gradients = []
-    for searcher in (DSNAS, LogSumDSNAS):
-        distribution = searcher(MINIMAL, [0])
-        gates = distribution.draw(generator())
-        distribution.add_gradient(gates, torch.arange(40.0).reshape(1, 5, 8).masked_fill(~gates.active, torch.nan))
-        gradients.append(distribution.alpha.grad)
-    torch.testing.assert_close(*gradients)
+@given(st.floats(0.01, 100))
+@examples(20)
+def test_from_a_uniform_start_the_published_codes_gradient_is_a_share_of_dsnas_own_up_to_its_bound(scale):
+    own, summed_up, code = (
+        gradient_of(searcher, scale * torch.arange(40.0).reshape(1, 5, 8))
+        for searcher in (DSNAS, LogSumDSNAS, CodeDSNAS)
+    )
+    close(own, summed_up)
+    share = own / len(MINIMAL.edges)
+    close(code, share * min(1, 10 / share.norm()), rtol=1e-5, atol=1e-6)
+
+
+def test_the_published_codes_gradient_is_bounded_where_many_edges_cost_as_much_as_they_may():
+    topology = TOPOLOGIES["darts"]
+    random = generator()
+    searcher = CodeDSNAS(topology, [0])
+    # Two edges' probabilities make up the sum, so that little is shared.
+    with torch.no_grad():
+        searcher.alpha[0, :2] = 9 * torch.eye(8)[0]
+        searcher.alpha[0, 2:] = torch.tensor([0.0] + 7 * [-9.0])
+    gates = searcher.draw(random)
+    searcher.add_gradient(gates, torch.full(gates.values.shape, 1e6).masked_fill(~gates.active, torch.nan))
+    assert searcher.alpha.grad.norm() <= 10
+
+
+def gradient_of(searcher, costs):
+    """α's gradient of one draw from a uniform start, for known costs."""
+    distribution = searcher(MINIMAL, [0])
+    gates = distribution.draw(generator())
+    distribution.add_gradient(gates, costs.masked_fill(~gates.active, torch.nan))
+    return distribution.alpha.grad
 
 
 @given(topologies(), SEEDS)

@@ -11,7 +11,17 @@ from plain import NAMES
 from pydantic import TypeAdapter
 from strategies import Case, examples, topologies
 
-from wiring.supernet.topology import CONTROL, EQUAL, MINIMAL, SWAPPED, TOPOLOGIES, Topology, complete, topology_name
+from wiring.supernet.topology import (
+    CHAIN,
+    CONTROL,
+    EQUAL,
+    MINIMAL,
+    SWAPPED,
+    TOPOLOGIES,
+    Topology,
+    complete,
+    topology_name,
+)
 
 DARTS_EDGES = (
     *((0, 2), (1, 2)),
@@ -110,6 +120,8 @@ def test_the_papers_control_experiment_and_the_cells_beside_it_are_named():
     assert fields(EQUAL) == ((1,), ((0, 1), (0, 2), (1, 2)), (1, 2), (NAMES[1:], NAMES, NAMES))
     assert TOPOLOGIES["swapped"] is SWAPPED
     assert fields(SWAPPED) == ((1, 2), *fields(MINIMAL)[1:])
+    assert TOPOLOGIES["chain"] is CHAIN
+    assert fields(CHAIN) == ((1, 1), *fields(MINIMAL)[1:])
 
 
 def test_the_names_of_topologies_are_theirs():

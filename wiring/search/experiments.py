@@ -67,7 +67,7 @@ class Experiment:
     """mirror images at random"""
 
     searcher: Annotated[str, AfterValidator(lambda name: _known("searcher", name, SEARCHERS))] = "dsnas"
-    """how gates are drawn from α and what α learns from; the authors' code runs dsnas-log-sum, their paper dsnas"""
+    """how gates are drawn from α and what α learns from; the authors' code runs dsnas-code, their paper dsnas"""
     level: Literal["single", "bi"] = "single"
     """bi: θ learns from one half of the images, α from the other"""
     temperature: Positive = 1.0
@@ -81,6 +81,10 @@ class Experiment:
 
     epochs: Count = 150
     """passes over the (training) images"""
+    measuring_epochs: Annotated[int, Field(ge=0)] = 0
+    """passes after them in which nothing learns and costs are measured"""
+    course_every: Annotated[int, Field(ge=0)] = 0
+    """record α, and the costs summed over the cells, each time so many steps are done; 0 only after epochs"""
     batch: Count = 96
     """images in a batch"""
     theta_lr: Rate = 0.025
@@ -91,6 +95,8 @@ class Experiment:
     """SGD's momentum"""
     theta_weight_decay: Rate = 3e-4
     """SGD's weight decay"""
+    undrawn: Literal["rest", "decay"] = "decay"
+    """weights of operations that were not drawn rest, or decay and follow their momentum, as with a zero gradient"""
     clip: Positive = 5.0
     """largest norm of θ's gradient"""
     alpha_lr: Rate = 3e-4
@@ -99,6 +105,8 @@ class Experiment:
     """Adam's betas"""
     alpha_weight_decay: Rate = 1e-3
     """Adam's weight decay"""
+    alpha_decoupled: bool = False
+    """decay α itself, as AdamW does, instead of adding the decay to the gradient that Adam scales"""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """draws weights, α, subset, order, augmentation and architectures"""
@@ -111,6 +119,8 @@ class Experiment:
 
 
 _ADAPTER = TypeAdapter(Experiment)
+#: What was done before there was such a field, where that is not its default.
+EARLIER: dict[str, Any] = {"undrawn": "rest"}
 #: Field -> what it means.
 DESCRIPTIONS = {name: field["description"] for name, field in _ADAPTER.json_schema()["properties"].items()}
 
@@ -121,8 +131,10 @@ def to_json(experiment: Experiment) -> str:
 
 
 def from_json(text: str | bytes) -> Experiment:
-    """Read an experiment back. Raises pydantic.ValidationError, see :func:`explain`."""
-    return _ADAPTER.validate_json(text)
+    """Read an experiment back, also an older version's. Raises pydantic.ValidationError, see :func:`explain`."""
+    experiment = _ADAPTER.validate_json(text)
+    missing = EARLIER.keys() - pydantic_core.from_json(text).keys()
+    return replace(experiment, **{name: EARLIER[name] for name in missing})
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:

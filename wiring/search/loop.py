@@ -30,7 +30,7 @@ from tqdm import tqdm
 from wiring.costs.probe import GateProbe, Statistics
 from wiring.datasets import Dataset, Labels, Loader, load_dataset
 from wiring.search import records, signals
-from wiring.search.experiments import LEVELS, Experiment, preflight, preset, to_json
+from wiring.search.experiments import LEVELS, Experiment, from_json, preflight, preset, to_json
 from wiring.search.records import GROUPS, Record, RecordError
 from wiring.search.searchers import SEARCHERS, dropped
 from wiring.supernet import NAMES, Images, Supernet
@@ -91,18 +91,20 @@ class Search:
         self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
         alpha = self.searcher.alpha
         sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
-        adam = optim.Adam([alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
+        decay = {"weight_decay": e.alpha_weight_decay, "decoupled_weight_decay": e.alpha_decoupled}
+        adam = optim.Adam([alpha], e.alpha_lr, e.alpha_betas, **decay)
         self.optimisers = {"theta": sgd, "alpha": adam} if alpha.requires_grad else {"theta": sgd}
         self.schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=e.epochs, eta_min=e.theta_lr_min)
         self.epoch, self.seconds = 0, 0.0
         self.steps = min(map(len, self.loaders.values()))
         self.history: dict[str, list[Tensor]] = {}
         self._begin_epoch()
+        self._begin_course()
 
     def run_epoch(self) -> Iterator[None]:
         """The epoch, or what is left of it, step by step; raises Diverged at its end (:meth:`check_finite`)."""
         e = self.experiment
-        progress = self.epoch / max(1, e.epochs - 1)
+        progress = min(1.0, self.epoch / max(1, e.epochs - 1))
         self.searcher.anneal(e.temperature * (e.final_temperature / e.temperature) ** progress)
         # The steps that are done already draw their order, crops and flips again.
         self.generators["batches"].set_state(self.shuffle)
@@ -139,24 +141,45 @@ class Search:
 
     def _learn(self, images: Images, labels: Labels, phase: int, probe: GateProbe) -> None:
         """One forward and backward pass, the updates of a phase's learners, and what it has shown."""
-        _, learners = self.phases[phase]
+        e, learners = self.experiment, self.phases[phase][1] if self.epoch < self.experiment.epochs else ()
         # Where θ does not learn, its gradient is not computed either; the costs are.
         for parameter in self.theta:
             parameter.requires_grad_("theta" in learners)
-            parameter.grad = None
+        # SGD leaves out what has no gradient; with one of zero momentum and decay go on.
+        self.optimisers["theta"].zero_grad(set_to_none=e.undrawn == "rest")
         self.searcher.alpha.grad = None
         gates = self.searcher.draw(self.generators["architectures"])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.experiment.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=e.bf16):
             logits = self.supernet(images, gates).float()
         losses = F.cross_entropy(logits, labels, reduction="none")
         losses.mean().backward()
         self.searcher.add_gradient(gates, probe.costs)
         if "theta" in learners:
-            clip_grad_norm_(self.theta, self.experiment.clip)
+            clip_grad_norm_(self.theta, e.clip)
         for name in learners:
             if name in self.optimisers:
                 self.optimisers[name].step()
+        if "alpha" in learners and e.course_every:
+            self._note_course(probe.costs)
         self.measured[phase].update(self.step, logits.detach(), labels, losses.detach(), probe)
+
+    def _note_course(self, costs: Tensor) -> None:
+        """What operations cost in this step, summed over a type's cells, goes to the course; α too when it is kept."""
+        alpha = self.searcher.alpha.detach()
+        sums = torch.zeros_like(alpha).index_add_(0, torch.tensor(self.searcher.cell_types, device=self.device), costs)
+        for statistics, values in zip(self.course, (sums, sums.square()), strict=True):
+            statistics.update(values)
+        if (self.epoch * self.steps + self.step + 1) % self.experiment.course_every:
+            return
+        cost, square = (statistics.result() for statistics in self.course)
+        kept = {"alpha": alpha.cpu().clone(), "count": cost["count"], "cost": cost["mean"], "square": square["mean"]}
+        for name, value in kept.items():
+            self.history.setdefault(f"course_{name}", []).append(value)
+        self._begin_course()
+
+    def _begin_course(self) -> None:
+        course = [Statistics(tuple(self.searcher.alpha.shape)) for _ in ("cost", "its square")]
+        self.course: Any = nn.ModuleList(course).to(self.device)
 
     def record(self) -> Record:
         """What the epochs so far have shown."""
@@ -198,11 +221,12 @@ class Search:
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "schedule": self.schedule.state_dict(),
             "measured": self.measured.state_dict(),
+            "course": self.course.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state. Raises ValueError if it is another experiment's, or of other operations."""
-        if state["experiment"] != to_json(self.experiment):
+        if from_json(state["experiment"]) != self.experiment:
             raise ValueError("the checkpoint belongs to another experiment")
         records.check_operations(state)
         for name, random in self.generators.items():
@@ -214,8 +238,12 @@ class Search:
         self.searcher.load_state_dict(state["distribution"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
+        if self.experiment.undrawn == "decay":
+            for parameter in self.optimisers["theta"].state:  # has been drawn, so it had a gradient
+                parameter.grad = torch.zeros_like(parameter)
         self.schedule.load_state_dict(state["schedule"])
         self.measured.load_state_dict(state["measured"])
+        self.course.load_state_dict(state.get("course", self.course.state_dict()))  # format 2 began without it
 
 
 def run(
@@ -268,7 +296,8 @@ def _resume(search: Search, folder: Path) -> None:
 
 def _finish(search: Search, folder: Path | None) -> None:
     """Run the epochs that are left, with a checkpoint in the folder after each and where a signal arrives."""
-    epochs, steps, started = search.experiment.epochs, search.steps, time.perf_counter() - search.seconds
+    e, steps, started = search.experiment, search.steps, time.perf_counter() - search.seconds
+    epochs = e.epochs + e.measuring_epochs
     done = search.epoch * steps + search.step
     with signals.kept() as arrived, tqdm(total=epochs * steps, initial=done, disable=None, unit="step") as bar:
         while search.epoch < epochs and not arrived:

@@ -72,24 +72,33 @@ class Record:
     scalars: pd.DataFrame
     """One row per ``epoch`` (from 1), ``split`` ("training", "search") and ``group`` (see ``GROUPS``): number of
     ``images``, and their mean ``accuracy``, ``loss`` L, output ``entropy`` H and ``cost`` at the output of the last
-    cell; the three in nats. They are taken from the epoch's own training steps."""
+    cell; the three in nats. They are taken from the epoch's own steps; the epochs after ``experiment.epochs`` are those
+    in which nothing learns (``measuring_epochs``), here and in the arrays."""
     arrays: Mapping[str, np.ndarray]
     """``alpha`` and ``probability``, shape (1 + epochs, cell types, edges, operations), row 0 before the first step;
     ``cost_mean``, ``cost_min``, ``cost_max``, ``cost_count``, shape (epochs, splits, cells, edges, operations), NaN
-    where an operation was never sampled; ``cell_cost_*``, shape (epochs, splits, cells)."""
+    where an operation was never sampled; ``cell_cost_*``, shape (epochs, splits, cells). Where asked for
+    (``course_every``), ``course_alpha``, ``course_count``, ``course_cost``, ``course_square``, shape (times, cell
+    types, edges, operations): α each time so many steps were done, and of the steps since the time before in how many
+    an operation was sampled and the means of its cost, summed over the cells, and of that cost's square."""
     provenance: Mapping[str, Any]
     """Names of the operations, data set, versions, device, threads, wall time in seconds."""
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the arrays as a tidy table: a row per entry, a column per axis, and its value under its name.
 
-        The axes are ``epoch`` (from 1; for α and probabilities from 0, the start), ``split``, ``cell`` or
-        ``cell_type``, ``edge`` (as "(0, 2)") and ``operation`` (its name). Raises ValueError if there is no such array.
+        The axes are ``epoch`` (from 1; for α and probabilities from 0, the start) or, of a course, ``step``,
+        ``split``, ``cell`` or ``cell_type``, ``edge`` (as "(0, 2)") and ``operation`` (its name). Raises ValueError if
+        there is no such array.
         """
         if name not in self.arrays:
             raise ValueError(f"{name!r}: no such array; allowed: {', '.join(self.arrays)}")
-        array, is_cost = self.arrays[name], "cost" in name
+        array, of_steps = self.arrays[name], name.startswith("course")
+        is_cost = "cost" in name and not of_steps
+        every = self.experiment.course_every
         axes: dict[str, Any] = {"epoch": range(is_cost, len(array) + is_cost)}
+        if of_steps:
+            axes = {"step": range(every, every * len(array) + 1, every)}
         if is_cost:
             axes |= {"split": [split for split, _ in LEVELS[self.experiment.level]], "cell": range(array.shape[2])}
         else:

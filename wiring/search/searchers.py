@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from wiring.supernet import Gates, Topology
 from wiring.supernet.operations import NONE
 
 Alpha = Float[Tensor, "cell_type edge operation"]
-OfEdges = Float[Tensor, "edge operation"]
 
 
 class Searcher(nn.Module):
@@ -104,29 +104,43 @@ class DSNAS(Searcher):
 
     @torch.no_grad()
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
-        probability = self.probability()
-        gradient = torch.zeros_like(self.alpha)
-        for cell_type in set(self.cell_types):
-            cells = [cell for cell, type_of in enumerate(self.cell_types) if type_of == cell_type]
-            edge_cost = costs[cells].nansum((0, 2)).clamp(-self.clamp, self.clamp)
-            gradient[cell_type] = edge_cost[:, None] * self.score(gates.values[cells[0]], probability[cell_type])
+        probability, types = self.probability(), torch.tensor(self.cell_types, device=self.alpha.device)
+        edge_cost = torch.zeros_like(probability[..., 0]).index_add_(0, types, costs.nansum(2))
+        chosen = probability.index_copy(0, types, gates.values)  # of a type without cells there is no draw
+        gradient = edge_cost.clamp(-self.clamp, self.clamp)[..., None] * self.score(chosen, probability)
         self.alpha.grad = gradient if self.alpha.grad is None else self.alpha.grad + gradient
 
-    def score(self, chosen: OfEdges, probability: OfEdges) -> OfEdges:
-        """``d log p(Z) / dα`` of a draw, one row per edge: the sum of the edges' logarithms is differentiated."""
+    def score(self, chosen: Alpha, probability: Alpha) -> Alpha:
+        """``d log p(Z) / dα`` of a draw: the sum of the edges' logarithms is differentiated."""
         return chosen - probability
 
 
 class LogSumDSNAS(DSNAS):
-    """DSNAS as its published code has it: the logarithm of the *sum* of the drawn probabilities is differentiated.
+    """DSNAS with the logarithm of the *sum* of the drawn probabilities, times their number, differentiated.
 
     This scales an edge's gradient by ``k p_e / Σ p`` for the probability ``p_e`` of what was drawn on it and ``k``
-    edges, hence by 1 as long as all are equally likely. (The code itself leaves ``k`` out, which Adam undoes.)
+    edges, hence by 1 as long as all are equally likely: beside :class:`DSNAS` it shows what the weights alone do.
     """
 
-    def score(self, chosen: OfEdges, probability: OfEdges) -> OfEdges:
+    def score(self, chosen: Alpha, probability: Alpha) -> Alpha:
         drawn = (chosen * probability).sum(-1, keepdim=True)
-        return super().score(chosen, probability) * drawn / drawn.mean()
+        return super().score(chosen, probability) * drawn / drawn.mean(1, keepdim=True)
+
+
+class CodeDSNAS(LogSumDSNAS):
+    """DSNAS as its published code has it: without the factor ``k``, and with a bound on the gradient's norm.
+
+    Adam would undo the factor, were nothing else added to the gradient; weight decay is.
+    """
+
+    bound = 10.0
+
+    def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
+        super().add_gradient(gates, costs)
+        clip_grad_norm_([self.alpha], self.bound)
+
+    def score(self, chosen: Alpha, probability: Alpha) -> Alpha:
+        return super().score(chosen, probability) / chosen.shape[1]
 
 
 class Uniform(DSNAS):
@@ -140,7 +154,7 @@ class Uniform(DSNAS):
 #: Name -> class. One of your own is added by ``SEARCHERS["mine"] = Mine`` and run by ``Experiment(searcher="mine")``;
 #: every process that reads such an experiment, as a sweep's workers do, must add it.
 SEARCHERS: dict[str, type[Searcher]] = {"darts": DARTS, "snas": SNAS, "dsnas": DSNAS}
-SEARCHERS |= {"dsnas-log-sum": LogSumDSNAS, "uniform": Uniform}
+SEARCHERS |= {"dsnas-code": CodeDSNAS, "dsnas-log-sum": LogSumDSNAS, "uniform": Uniform}
 
 
 def dropped(probability: Float[np.ndarray, "*time edge operation"]) -> Bool[np.ndarray, "*time edge"]:

@@ -127,10 +127,12 @@ CONTROL = MINIMAL.without_edges((0, 2), (0, 3)).with_operations((1, 2), "sep_con
 EQUAL = SIMPLIFIED.without_operations("none", edge=(0, 1))
 #: The minimal cell whose nodes 0 and 1 have changed places: node 0 reads the last cell and node 1 the one before.
 SWAPPED = complete((1, 2), 2)
+#: The minimal cell whose nodes 0 and 1 both read the last cell, so that no edge leads past it.
+CHAIN = complete((1, 1), 2)
 
 #: Name -> topology: what an experiment's topology may be called.
 TOPOLOGIES: dict[str, Topology] = {"minimal": MINIMAL, "simplified": SIMPLIFIED, "darts": complete((2, 1), 4)}
-TOPOLOGIES |= {"control": CONTROL, "equal": EQUAL, "swapped": SWAPPED}
+TOPOLOGIES |= {"control": CONTROL, "equal": EQUAL, "swapped": SWAPPED, "chain": CHAIN}
 
 
 def topology_name(topology: Topology) -> str:
