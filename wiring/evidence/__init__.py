@@ -13,12 +13,5 @@ from wiring.evidence.measures import (
 from wiring.evidence.verdicts import Verdict, compare, interval, judge, judge_all, references
 
 __all__ = ["CLAIMS", "Claim", "Verdict", "compare", "interval", "judge", "judge_all", "references"]
-__all__ += [
-    "final_accuracy",
-    "generalisation_gap",
-    "initial_cost",
-    "recovered",
-    "retention",
-    "scalars_of",
-    "turning_epoch",
-]
+__all__ += ["final_accuracy", "generalisation_gap", "initial_cost", "recovered", "retention", "scalars_of"]
+__all__ += ["turning_epoch"]

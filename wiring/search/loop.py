@@ -91,8 +91,8 @@ class Search:
         self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
         alpha = self.searcher.alpha
         sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
-        decay = {"weight_decay": e.alpha_weight_decay, "decoupled_weight_decay": e.alpha_decoupled}
-        adam = optim.Adam([alpha], e.alpha_lr, e.alpha_betas, **decay)
+        kind = optim.AdamW if e.alpha_decoupled else optim.Adam
+        adam = kind([alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
         self.optimisers = {"theta": sgd, "alpha": adam} if alpha.requires_grad else {"theta": sgd}
         self.schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=e.epochs, eta_min=e.theta_lr_min)
         self.epoch, self.seconds = 0, 0.0
@@ -178,8 +178,8 @@ class Search:
         self._begin_course()
 
     def _begin_course(self) -> None:
-        course = [Statistics(tuple(self.searcher.alpha.shape)) for _ in ("cost", "its square")]
-        self.course: Any = nn.ModuleList(course).to(self.device)
+        shape = tuple(self.searcher.alpha.shape)
+        self.course: Any = nn.ModuleList([Statistics(shape), Statistics(shape)]).to(self.device)
 
     def record(self) -> Record:
         """What the epochs so far have shown."""
@@ -296,8 +296,8 @@ def _resume(search: Search, folder: Path) -> None:
 
 def _finish(search: Search, folder: Path | None) -> None:
     """Run the epochs that are left, with a checkpoint in the folder after each and where a signal arrives."""
-    e, steps, started = search.experiment, search.steps, time.perf_counter() - search.seconds
-    epochs = e.epochs + e.measuring_epochs
+    steps, started = search.steps, time.perf_counter() - search.seconds
+    epochs = search.experiment.epochs + search.experiment.measuring_epochs
     done = search.epoch * steps + search.step
     with signals.kept() as arrived, tqdm(total=epochs * steps, initial=done, disable=None, unit="step") as bar:
         while search.epoch < epochs and not arrived:

@@ -95,10 +95,9 @@ class Record:
             raise ValueError(f"{name!r}: no such array; allowed: {', '.join(self.arrays)}")
         array, of_steps = self.arrays[name], name.startswith("course")
         is_cost = "cost" in name and not of_steps
-        every = self.experiment.course_every
         axes: dict[str, Any] = {"epoch": range(is_cost, len(array) + is_cost)}
         if of_steps:
-            axes = {"step": range(every, every * len(array) + 1, every)}
+            axes = {"step": self.experiment.course_every * np.arange(1, len(array) + 1)}
         if is_cost:
             axes |= {"split": [split for split, _ in LEVELS[self.experiment.level]], "cell": range(array.shape[2])}
         else:

@@ -116,10 +116,9 @@ class DSNAS(Searcher):
 
 
 class LogSumDSNAS(DSNAS):
-    """DSNAS with the logarithm of the *sum* of the drawn probabilities, times their number, differentiated.
+    """DSNAS with the logarithm of the *sum* of the ``k`` edges' drawn probabilities, times ``k``, differentiated.
 
-    This scales an edge's gradient by ``k p_e / Σ p`` for the probability ``p_e`` of what was drawn on it and ``k``
-    edges, hence by 1 as long as all are equally likely: beside :class:`DSNAS` it shows what the weights alone do.
+    It scales an edge's gradient by ``k p_e / Σ p``, by 1 while all are equally likely, and shows what that alone does.
     """
 
     def score(self, chosen: Alpha, probability: Alpha) -> Alpha:

@@ -43,8 +43,7 @@ def kept(most: int = 1) -> Iterator[list[int]]:
 def raised() -> Iterator[None]:
     """Raise Stopped inside the block when a signal arrives, so that files, pools and kernels are closed.
 
-    Python drops what is raised in a finaliser or in a weak reference's callback; the signal is then sent once more, so
-    much later that even on a busy machine this callback has ended.
+    Python drops what is raised in a finaliser or in a weak reference's callback; the signal is then sent again, later.
     """
 
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
