@@ -28,7 +28,7 @@ from wiring.supernet.operations import Depthwise
 THREADS = 2
 #: The paper's setting: 8 minimal cells, 16 channels, 32x32 images, 96 a batch. α stays where it is, so that both sides
 #: of a comparison draw the same architectures.
-DSNAS = Experiment(alpha_lr=0.0, threads=THREADS, crop=4)
+DSNAS = Experiment(alpha_lr=0.0, threads=THREADS, crop=4, undrawn="rest")
 DARTS = replace(DSNAS, searcher="darts", batch=64)
 SHORT = replace(DARTS, cells=4, batch=32)
 SMALL = replace(DSNAS, channels=8, batch=64)
@@ -95,16 +95,7 @@ def _measures(n: int) -> list[Callable[[], Row]]:
         partial(faster, 2.5, DSNAS, 32, 4 * n),
         partial(faster, 1.5, SMALL, 8, 8 * n),
         partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.03, DSNAS, 32, 8 * n),
-        partial(
-            ratio,
-            "{}: textbook with all operations probed / without",
-            with_and_without_probe,
-            False,
-            1.1,
-            SHORT,
-            32,
-            2 * n,
-        ),
+        partial(ratio, "{}: textbook, probed / not probed", with_and_without_probe, False, 1.1, SHORT, 32, 2 * n),
         partial(kernels, 1.2, DARTS, 32, n),
         partial(kernels, 1.2, DSNAS, 32, 4 * n),
         *(partial(scaling, what, "cells", (2, 4, 8, 16), 1.05, n) for what in ("time", "memory")),
@@ -209,7 +200,7 @@ def scaling(what: str, field: str, sizes: Sequence[int], bound: float, repeats: 
 
 def memory(repeats: int) -> Row:
     """Peak memory of a DSNAS step (the median over draws) against that of a DARTS step."""
-    dsnas = median(_peak(partial(our_step, replace(DSNAS, seed=seed), 32)) for seed in range(2 * repeats + 1))
+    dsnas = median(_peak(partial(our_step, replace(DSNAS, seed=seed), 32)) for seed in range(5 * repeats))
     darts = _peak(partial(our_step, replace(DSNAS, searcher="darts"), 32))
     detail = f"{_mib(dsnas)} against {_mib(darts)}"
     return Row("peak memory, 8 minimal cells, batch 96: DSNAS / DARTS", dsnas / darts, 0.25, False, detail)
