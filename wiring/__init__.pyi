@@ -1,3 +1,4 @@
+from . import chapters, costs, datasets, evidence, figures, search, supernet
 from .costs import CostProbe, GateProbe, Report, enumerate_minimal, verify
 from .datasets import Dataset, load_dataset
 from .evidence import CLAIMS, Claim, Verdict, compare, judge, judge_all
@@ -64,9 +65,14 @@ __all__ = [
     "Supernet",
     "Topology",
     "Verdict",
+    "chapters",
     "compare",
     "complete",
+    "costs",
+    "datasets",
     "enumerate_minimal",
+    "evidence",
+    "figures",
     "generator",
     "judge",
     "judge_all",
@@ -76,6 +82,8 @@ __all__ = [
     "preset",
     "run",
     "run_seeds",
+    "search",
+    "supernet",
     "sweep",
     "verify",
 ]

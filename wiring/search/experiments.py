@@ -39,13 +39,13 @@ def _named(topology: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
 class Experiment:
-    """One search, to the last setting. The defaults are the authors' settings for DSNAS (their published code).
+    """One search, to the last setting. The defaults are those of the authors' code for DSNAS, but for searcher.
 
     A pydantic.ValidationError names the field whose value is of the wrong type or out of bounds, and what is allowed.
     """
 
     topology: Annotated[Topology, BeforeValidator(_named)] = MINIMAL
-    """the cell: a name (minimal, simplified, darts) or, in Python, any Topology"""
+    """the cell: minimal, simplified, darts, control, equal, swapped, chain or, in Python, any Topology"""
     cells: Count = 8
     """number of cells"""
     reductions: tuple[int, ...] = ()
