@@ -3,6 +3,7 @@
 Everything is measured in one run, the two sides of a comparison in turns, and reported as the median of their ratios.
 """
 
+import gc
 import json
 import math
 import os
@@ -111,8 +112,8 @@ def ratio(name: str, sides: Sides, at_least: bool, bound: float, e: Experiment, 
     rounds = _rounds(sides(e, size), repeats)
     ratios = [above / below for above, below in rounds]
     times = " against ".join(_time(median(side)) for side in zip(*rounds, strict=True))
-    detail = f"{times}; {min(ratios):.3g} to {max(ratios):.3g}"
-    return Row(name.format(workload), median(ratios), bound, at_least, detail)
+    spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
+    return Row(name.format(workload), median(ratios), bound, at_least, f"{times}; {spread}")
 
 
 def textbook_and_ours(e: Experiment, size: int) -> tuple[Step, Step]:
@@ -129,8 +130,7 @@ def with_and_without_costs(e: Experiment, size: int) -> tuple[Step, Step]:
 
 def with_and_without_probe(e: Experiment, size: int) -> tuple[Step, Step]:
     """The textbook's step with a probe at every operation, as in any foreign model, and without."""
-    plain = textbook(e)
-    step = _step_without_costs(Search(e, noise(e, size)), plain)
+    step = _step_without_costs(Search(e, noise(e, size)), plain := textbook(e))
 
     def probed() -> None:
         with CostProbe(plain, "cells.*.edges.*.*"):
@@ -208,8 +208,7 @@ def memory(repeats: int) -> Row:
 
 def noise(e: Experiment, size: int) -> Dataset:
     """Random images, enough for an epoch of 16 steps."""
-    draws = generator(0, "bench")
-    images = 16 * e.batch
+    draws, images = generator(0, "bench"), 16 * e.batch
     pixels = torch.randint(256, (images, size, size, 3), generator=draws, dtype=torch.uint8)
     return Dataset("noise", tuple("0123456789"), pixels, torch.randint(10, (images,), generator=draws))
 
@@ -261,7 +260,8 @@ def _forward_and_backward(module: nn.Module, shape: tuple[int, ...]) -> Step:
 def _peak(build: Callable[[], Step]) -> float:
     """Bytes: the most that a step adds to the tensors alive, by the allocator's own record; one before warms up."""
     # The profiler's C++ prints what it does unless told otherwise before it first runs. And it warns when a tensor is
-    # freed that it has not seen made: so it watches from the start.
+    # freed that it has not seen made: so what is left of other rows goes first, and it watches from the start.
+    gc.collect()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as record:
         step = build()
