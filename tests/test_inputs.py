@@ -15,8 +15,9 @@ BAD = {
     **dict.fromkeys(["theta_lr", "theta_lr_min", "theta_weight_decay", "alpha_lr", "alpha_weight_decay"], "-1"),
     **dict.fromkeys(["clip", "temperature", "final_temperature"], "0"),
     **dict.fromkeys(["label_noise", "theta_momentum"], "1.01"),
-    **dict.fromkeys(["searcher", "level", "device", "topology"], "DARTS"),
-    **dict.fromkeys(["flip", "bf16"], "yes"),
+    **dict.fromkeys(["measuring_epochs", "course_every"], "-1"),
+    **dict.fromkeys(["searcher", "level", "device", "topology", "undrawn"], "DARTS"),
+    **dict.fromkeys(["flip", "bf16", "alpha_decoupled"], "yes"),
     **{"alpha_mean": "NaN", "alpha_std": "1e999", "alpha_betas": "[0.5]", "reductions": "[-1]", "crop": "0.5"},
     **{"seed": "9223372036854775808", "data": "folder:nowhere"},
 }
