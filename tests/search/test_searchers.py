@@ -172,29 +172,25 @@ def test_the_gradient_is_that_of_the_log_of_the_summed_probabilities(searcher, c
     close(distribution.alpha.grad, torch.autograd.grad(score, distribution.alpha)[0])
 
 
-@given(st.floats(0.01, 100))
-@examples(20)
-def test_from_a_uniform_start_the_published_codes_gradient_is_a_share_of_dsnas_own_up_to_its_bound(scale):
-    own, summed_up, code = (
-        gradient_of(searcher, scale * torch.arange(40.0).reshape(1, 5, 8))
-        for searcher in (DSNAS, LogSumDSNAS, CodeDSNAS)
-    )
+def test_from_a_uniform_start_the_published_codes_gradient_is_a_share_of_dsnas_own():
+    costs = torch.arange(40.0).reshape(1, 5, 8)
+    own, summed_up, code = (gradient_of(searcher, costs) for searcher in (DSNAS, LogSumDSNAS, CodeDSNAS))
     close(own, summed_up)
-    share = own / len(MINIMAL.edges)
-    close(code, share * min(1, 10 / share.norm()), rtol=1e-5, atol=1e-6)
+    close(code, own / len(MINIMAL.edges))
 
 
-def test_the_published_codes_gradient_is_bounded_where_many_edges_cost_as_much_as_they_may():
-    topology = TOPOLOGIES["darts"]
-    random = generator()
-    searcher = CodeDSNAS(topology, [0])
-    # Two edges' probabilities make up the sum, so that little is shared.
-    with torch.no_grad():
-        searcher.alpha[0, :2] = 9 * torch.eye(8)[0]
-        searcher.alpha[0, 2:] = torch.tensor([0.0] + 7 * [-9.0])
-    gates = searcher.draw(random)
-    searcher.add_gradient(gates, torch.full(gates.values.shape, 1e6).masked_fill(~gates.active, torch.nan))
-    assert searcher.alpha.grad.norm() <= 10
+@given(topologies(), SEEDS, st.floats(0, 10))
+@examples(40)
+def test_the_published_codes_gradient_never_reaches_the_norm_at_which_it_is_clipped(topology, seed, std):
+    norms = []
+    for searcher in (CodeDSNAS, DSNAS):
+        distribution = searcher(topology, [0, 1], 0.0, std, generator(seed))
+        gates = distribution.draw(generator(seed))
+        signs = torch.randint(2, gates.values.shape, generator=generator(seed)) * 2 - 1
+        distribution.add_gradient(gates, (1e6 * signs).masked_fill(~gates.active, torch.nan))
+        norms.append(distribution.alpha.grad.norm())
+    assert norms[0] <= 10
+    assert norms[0] <= norms[1] * (1 + 1e-5)  # whose own, with many edges, can be larger than that
 
 
 def gradient_of(searcher, costs):

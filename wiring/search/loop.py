@@ -166,7 +166,7 @@ class Search:
     def _note_course(self, costs: Tensor) -> None:
         """What operations cost in this step, summed over a type's cells, goes to the course; α too when it is kept."""
         alpha = self.searcher.alpha.detach()
-        sums = torch.zeros_like(alpha).index_add_(0, torch.tensor(self.searcher.cell_types, device=self.device), costs)
+        sums = torch.zeros_like(alpha).index_add_(0, self.searcher.types, costs)
         for statistics, values in zip(self.course, (sums, sums.square()), strict=True):
             statistics.update(values)
         if (self.epoch * self.steps + self.step + 1) % self.experiment.course_every:
