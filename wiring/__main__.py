@@ -42,14 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, 1 (a bench row missed its bound, or a run of a sweep failed), 2 (bad input, or a run, a chapter or its device
     failed), 130 (Ctrl-C), 141 (nobody reads what is printed), 143 (SIGTERM).
     """
+    # Outside the command's own work, as while modules are imported, Ctrl-C ends the program at once, without a traceback.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        # Ctrl-C while modules are imported ends the program at once and without a traceback.
-        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        try:
-            options = _options(sys.argv[1:] if arguments is None else arguments)
-            import_module(COMMANDS[options.command].module)
-        finally:
-            signal.signal(signal.SIGINT, before)
+        options = _options(sys.argv[1:] if arguments is None else arguments)
+        import_module(COMMANDS[options.command].module)
         status = _called(options)
         sys.stdout.flush()
         return status
@@ -57,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is left of the output goes nowhere, so that Python does not complain of it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

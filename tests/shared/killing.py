@@ -82,6 +82,8 @@ def kill_at_every_write(name, arguments, errors):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # A signal may come before main: it then ends the child, as it ends any program that has not begun.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     root, draws = Path(sys.argv[1]), random.Random(0)
     for name, (command, kills) in json.load(sys.stdin).items():
         arguments, errors = [*command, "--out", str(root / name)], root / "errors"
