@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, 1 (a bench row missed its bound, or a run of a sweep failed), 2 (bad input, or a run, a chapter or its device
     failed), 130 (Ctrl-C), 141 (nobody reads what is printed), 143 (SIGTERM).
     """
-    # Outside the command's own work, as while modules are imported, Ctrl-C ends the program at once, without a traceback.
+    # Outside the command's own work, as while modules are imported, Ctrl-C ends the program at once and says nothing.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         options = _options(sys.argv[1:] if arguments is None else arguments)
