@@ -1,9 +1,10 @@
 """Measures: one number, or one mark an edge, from the record of one run.
 
-*Dropped*: None is strictly the most probable operation of the edge. *Recovered*: dropped at some epoch, and not
-dropped at any epoch of the last tenth of the search. *Retained*: not dropped at any epoch of the last tenth. An edge
-counts where it has a choice between None and another operation, and once for each type of cell, which share their α.
-What stands before the first semicolon or full stop of a measure's docstring is how a verdict names its number.
+*Dropped*: None is strictly the most probable operation of the edge. *Gone*: dropped at every epoch of some tenth of
+the search, since what a noisy α does for an epoch or two is no pattern. *Recovered*: gone once, and not dropped at any
+epoch of the last tenth. *Retained*: not dropped at any epoch of the last tenth. An edge counts where it has a choice
+between None and another operation, and once for each type of cell, which share their α. What stands before the first
+semicolon or full stop of a measure's docstring is how a verdict names its number.
 """
 
 import numpy as np
@@ -35,11 +36,11 @@ def counted_edges(record: Record) -> list[tuple[int, int]]:
 def scalars_of(record: Record, split: str | None = None, group: str = "all", late: bool = False) -> pd.DataFrame:
     """The scalars of a split ("training", "search") and a group of images ("all", "correct", "wrong"), a row an epoch.
 
-    Without a split it is the one that α learns from; of the search split a single-level search has no rows. ``late``
-    keeps the last tenth of the search, at least one epoch.
+    Of the search, without what is measured after it. Without a split it is the one that α learns from; of the search
+    split a single-level search has no rows. ``late`` keeps the last tenth of the search, at least one epoch.
     """
     split = split or ("search" if record.experiment.level == "bi" else "training")
-    rows = record.scalars.query("split == @split and group == @group")
+    rows = record.scalars.query("split == @split and group == @group and epoch <= @record.experiment.epochs")
     return rows.tail(_late_epochs(record)) if late else rows
 
 
@@ -53,14 +54,20 @@ def final_accuracy(record: Record) -> float:
 
 
 def _dropped(record: Record) -> Bool[np.ndarray, "epoch edge"]:
-    """Whether each edge that counts is dropped after each epoch."""
+    """Whether each edge that counts is dropped after each epoch of the search."""
     kinds, edges = np.array(counted_edges(record), dtype=int).reshape(-1, 2).T
-    return np.asarray(dropped(record.arrays["probability"])[1:, kinds, edges])
+    return np.asarray(dropped(record.arrays["probability"])[1 : 1 + record.experiment.epochs, kinds, edges])
+
+
+def gone(record: Record) -> Bool[np.ndarray, " edge"]:
+    """Which edges were dropped at every epoch of some tenth of the search."""
+    tenths = np.lib.stride_tricks.sliding_window_view(_dropped(record), _late_epochs(record), axis=0)
+    return np.asarray(tenths.all(-1).any(0))
 
 
 def recovered(record: Record) -> Bool[np.ndarray, " edge"]:
-    """Which edges were dropped at some epoch, and not in the last tenth of the search."""
-    return np.asarray(_dropped(record).any(0) & retained(record))
+    """Which edges were gone once, and were not dropped in the last tenth of the search."""
+    return np.asarray(gone(record) & retained(record))
 
 
 def retained(record: Record) -> Bool[np.ndarray, " edge"]:
@@ -75,8 +82,8 @@ def largest_drop(record: Record) -> float:
 
 
 def recovery(record: Record) -> float:
-    """Share of dropped edges that recover; NaN if none was dropped."""
-    return _share(recovered(record)[_dropped(record).any(0)])
+    """Share of the edges that were gone once that recover; NaN if none was."""
+    return _share(recovered(record)[gone(record)])
 
 
 def turning_epoch(record: Record) -> int | None:
