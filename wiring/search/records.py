@@ -21,7 +21,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from wiring.search.experiments import LEVELS, PRESETS, Experiment, explain, from_json, to_dict, to_json
+from wiring.search.experiments import LEVELS, Experiment, explain, from_json, preset, to_dict, to_json
 from wiring.supernet import NAMES
 
 #: Raised by one whenever an older record would be misread; format 1, read too, has no checksum of the provenance.
@@ -326,11 +326,15 @@ def load(folder: Path | str) -> Record:
     return Record(experiment, scalars, arrays, provenance)
 
 
-def load_reference(name: str) -> list[Record]:
-    """The recorded runs of a preset in ``data/reference``, by seed. Raises ValueError if there is no such preset."""
-    if name not in PRESETS:
-        raise ValueError(f"{name!r}: no such preset; allowed: {', '.join(PRESETS)}")
-    return sorted(map(load, REFERENCE.glob(f"{name}/seed-*")), key=lambda record: record.experiment.seed)
+def load_reference(name: str, **changes: Any) -> list[Record]:
+    """The recorded runs of a preset in ``data/reference``, by seed; with ``changes`` of fields, those that have them.
+
+    Raises ValueError as :func:`wiring.preset`.
+    """
+    wanted = preset(name, **changes, seed=0)
+    records = [load(path.parent) for path in REFERENCE.glob(f"{name}/**/done.json")]
+    own = (record for record in records if replace(record.experiment, seed=0) == wanted)
+    return sorted(own, key=lambda record: record.experiment.seed)
 
 
 def _experiment(folder: Path) -> Experiment:
