@@ -240,7 +240,7 @@ def _verdicts(options: argparse.Namespace) -> None:
         raise ValueError(f"json = '{options.json}': exists; nothing is overwritten, choose another file")
     rows = []
     for verdict in judge_all():
-        source = verdict.claim.reference
+        source = ", ".join(filter(None, (verdict.claim.runs, verdict.setting)))
         print(verdict, f"({f'records: {source}' if source else 'checked now'})", flush=True)
         rows.append(verdict.to_dict())
     tally = Counter(row["verdict"] for row in rows)

@@ -17,11 +17,12 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _MatplotlibFigure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from wiring.evidence import measures
-from wiring.search import Record, dropped
+from wiring.search import Record, dropped, lead
 from wiring.search.records import CELL_TYPES
 from wiring.supernet import NAMES, NONE, Topology
 from wiring.supernet.topology import Edge
@@ -417,6 +418,34 @@ def none_probability(records: Runs) -> Figure:
     figure.supxlabel("epoch")
     figure.supylabel("p(None)")
     figure.legend(handles=_origins(topology), loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+@_style
+def leads(groups: Mapping[str, Runs]) -> Figure:
+    """None's lead on every edge by the step: a panel per edge, a line style per named group of runs.
+
+    A line is the mean over seeds, the band around it from the lowest to the highest. All groups have one topology.
+    """
+    topology = _several(next(iter(groups.values())))[0].experiment.topology
+    figure, panels = _figure(2.7, 1, len(topology.edges), sharex=True, sharey=True)
+    for (name, records), line in zip(groups.items(), cycle(_LINES)):
+        own = _several(records)
+        steps = own[0].table("course_alpha").step.unique()
+        curves = lead(np.stack([record.arrays["course_alpha"][:, 0] for record in own]))
+        for edge, panel in enumerate(panels):
+            colour = ORIGINS[edge_origin(topology, edge)]
+            panel.plot(steps, curves[..., edge].mean(0), line, color=colour, lw=1.6, label=name)
+            panel.fill_between(
+                steps, curves[..., edge].min(0), curves[..., edge].max(0), color=colour, alpha=0.12, lw=0
+            )
+            panel.set_title(f"edge {edge} {topology.edges[edge]}")
+    for panel in panels:
+        panel.axhline(0, color="0.6", lw=0.6)
+    figure.supxlabel("step")
+    figure.supylabel("lead of None")
+    handles = [Line2D([], [], color="0.3", ls=line, label=name) for name, line in zip(groups, cycle(_LINES))]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

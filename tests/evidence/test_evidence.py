@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import examples
 
 from wiring.chapters import chapters
 from wiring.costs.identities import Finding, Report
 from wiring.evidence import claims, measures, verdicts
 from wiring.evidence.claims import CLAIMS, Claim
-from wiring.evidence.measures import final_accuracy, largest_drop, recovered, recovery, retained, turning_epoch
+from wiring.evidence.measures import final_accuracy, gone, largest_drop, recovered, recovery, retained, turning_epoch
 from wiring.evidence.verdicts import compare, interval, judge
 from wiring.search.experiments import PRESETS, Experiment
 from wiring.search.records import Record
@@ -96,7 +97,8 @@ FATES = {
     "one too late": ("DDDDDDDDDDDDDDDDDDDK", False, False),
     "back at the end": ("KDKKKKKKKKKKKKKKKKKD", False, False),
     "back in the last tenth": ("KDKKKKKKKKKKKKKKKKDK", False, False),
-    "back and forth": ("DKDKDKDKDKDKDKDKDKKK", True, True),
+    "back and forth, never gone": ("DKDKDKDKDKDKDKDKDKKK", False, True),
+    "gone for two": ("KKKKDDKKKKKKKKKKKKKK", True, True),
     "to a tie": ("DDDDDDDDDDDDDDDDDD==", True, True),
     "only tied": ("====================", False, True),
     "late": ("KKKKKKKKKKKKKKKKKKDD", False, False),
@@ -109,6 +111,13 @@ def test_recovered_and_retained_follow_their_definitions(name):
     others = ["K" * 20] * 4
     assert recovered(record(fate, *others)).tolist() == [expected_recovered] + [False] * 4
     assert retained(record(fate, *others)).tolist() == [expected_retained] + [True] * 4
+
+
+@given(st.integers(1, 45).flatmap(lambda epochs: st.text("DK=", min_size=epochs, max_size=epochs)))
+@examples(60)
+def test_gone_is_dropped_for_a_tenth_of_the_search_without_a_break(fate):
+    long = "D" * max(1, len(fate) // 10)
+    assert gone(record(fate, *["K" * len(fate)] * 4)).tolist() == [long in fate] + [False] * 4
 
 
 def test_the_start_before_the_first_step_does_not_count():
@@ -154,7 +163,7 @@ def test_largest_drop_of_one_epoch_looks_at_that_epoch():
     assert largest_drop(record("D", "D", "K", "K", "K")) == 0.4
 
 
-def test_recovery_is_the_share_of_the_ever_dropped_edges():
+def test_recovery_is_the_share_of_the_edges_that_were_gone():
     assert recovery(record("DKKK", "DDDD", "KDKK", "KKKK", "KKKD")) == 0.5
     assert recovery(record("DDDD", "KKKK", "KKKK", "KKKK", "KKKK")) == 0
 
@@ -272,6 +281,30 @@ def test_p1_of_runs_that_never_drop():
     assert judge("P1a", runs).verdict == "fails"
     assert judge("P1b", runs).verdict == "undecided"
     assert judge("P1b", runs).seeds == 0
+
+
+def led(lead, seed, **fields):
+    """A run that ends with this lead of None on every edge, and lists a course."""
+    course = np.zeros((2, 1, 5, 8))
+    course[-1, ..., 0] = lead
+    experiment = Experiment(seed=seed, **fields)
+    return Record(experiment, pd.DataFrame(), {"course_alpha": course}, {})
+
+
+def test_a_claim_against_other_runs_is_about_the_differences_of_pairs():
+    alone, against = [led(0.3 + 0.1 * k, k) for k in range(3)], [led(0.5 + 0.3 * k, k) for k in range(3)]
+    partners = [replace(run, experiment=replace(run.experiment, alpha_weight_decay=0.0)) for run in against]
+    verdict = judge("X2", list(zip(alone, partners, strict=True)))
+    assert verdict.estimate == pytest.approx(-0.4)
+    assert (verdict.verdict, verdict.seeds) == ("holds", 3)
+    assert verdict.claim.quantity.endswith(", minus that with alpha_weight_decay 0.0")
+    assert judge("X2", []).seeds == 0
+    for pairs in ([(alone[0], against[0])], [(alone[0], partners[1])], alone):
+        with pytest.raises(ValueError, match="X2"):
+            judge("X2", pairs)
+    with pytest.raises(ValueError, match="P1a"):
+        judge("P1a", [(alone[0], partners[0])])
+    assert np.isnan(measures.final_lead(record(*["KK"] * 5)))
 
 
 @pytest.mark.parametrize(("costs", "epoch"), [([2, 1, -1, 3, -2], 3), ([-1, 1], 1), ([2, 0], None)])
@@ -567,6 +600,9 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
         "P2": (measures.width_preference, "above", 0),
         "P3": (measures.retention, "below", 0.1),
         "X1": (measures.bypass_preference, "above", 0),
+        "X2": (measures.final_lead, "below", 0),
+        "X3": (measures.final_lead, "below", 0),
+        "X4": (measures.final_lead, "above", 0),
         "B1": (measures.gap_of_correct, "below", 1.5),
         "B2-loss": (measures.loss_gap_of_wrong, "above", 1.5),
         "B2-entropy": (measures.entropy_gap_of_wrong, "below", 1 / 1.5),
@@ -591,7 +627,7 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
 
 def test_every_claim_gets_a_verdict_from_its_own_records_as_it_is_found(monkeypatch):
     asked = []
-    monkeypatch.setattr(verdicts, "load_reference", lambda name: asked.append(name) or [])
+    monkeypatch.setattr(verdicts, "load_reference", lambda name, **changes: asked.append(name) or [])
     one_by_one = verdicts.judge_all()
     assert next(one_by_one).claim.id == "P1a"
     assert asked == ["p1-reference"]

@@ -5,8 +5,8 @@ Definitions come before the runs that they judge; where one came after a look at
 
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -34,12 +34,26 @@ class Claim:
     """The book's chapter about it."""
     reference: str | None = None
     """The preset whose recorded runs the book judges it by; None for an identity, which is checked anew."""
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The fields in which those runs differ from the preset."""
+    against: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Where given, the number is a run's minus that of its partner, which has the same seed and other such fields."""
 
     @property
     def quantity(self) -> str:
         """What the number is: its statistic's docstring up to the first semicolon or full stop, else its name."""
         text = re.split(r"[;.](?:\s|$)", inspect.getdoc(self.statistic) or self.statistic.__name__)[0]
-        return text if text[1:2] == " " else text[:1].lower() + text[1:]  # "L on the search split" keeps its L
+        text = text if text[1:2] == " " else text[:1].lower() + text[1:]  # "L on the search split" keeps its L
+        return text if self.against is None else f"{text}, minus that with {_written(self.against)}"
+
+    @property
+    def runs(self) -> str:
+        """The recorded runs' preset, and in what they differ from it; empty for an identity."""
+        return ", ".join(filter(None, (self.reference, _written(self.changes))))
+
+
+def _written(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
 
 
 def _identity(id: str, statement: str, residual: str, chapter: str) -> Claim:
@@ -57,6 +71,7 @@ _P2 = partial(Claim, chapter="p2", reference="p1-reference")
 _P3 = partial(Claim, chapter="p3", reference="p3-reference")
 _H1 = partial(Claim, chapter="cost-means")
 _D = partial(Claim, chapter="intermediate-edges")
+_X = partial(Claim, chapter="threshold", reference="start-reference")
 _T2 = partial(Claim, chapter="theorem2")
 
 # fmt: off
@@ -67,6 +82,12 @@ _TABLE = (
     _P3("P3", "bi-level search drops every edge for good", measures.retention, "below", 0.1),
     _P2("X1", "edges from the cell before last are kept rather than those from the last cell",
         measures.bypass_preference, "above", 0.0),
+    _X("X2", "weight decay on α, by Adam's L2 penalty, holds None back",
+       measures.final_lead, "below", 0.0, against={"alpha_weight_decay": 0.0}),
+    _X("X3", "the same decay on α itself, by AdamW, holds None back less",
+       measures.final_lead, "below", 0.0, against={"alpha_decoupled": True}),
+    _X("X4", "with the gradient of the authors' code, smaller by the number of edges, the penalty holds None back more",
+       measures.final_lead, "above", 0.0, against={"searcher": "dsnas-code"}),
     _P3("B1", "on correctly classified images L and H are comparable on both splits",
         measures.gap_of_correct, "below", COMPARABLE),
     _P3("B2-loss", "on wrongly classified images L is far higher on the search split",

@@ -78,12 +78,6 @@ def intermediate_excess(record: Record) -> float:
     return float(np.nanmean(intermediate - straight))
 
 
-def removed_excess(pair: tuple[Record, Record]) -> float:
-    """How much of that difference equal training removes (nats)."""
-    unequal, equal = pair
-    return intermediate_excess(unequal) - intermediate_excess(equal)
-
-
 def straight_cost(record: Record) -> float:
     """Measured cost on the straight edge, mean over operations (nats)."""
     return float(np.nanmean(straight_and_intermediate(record)[0]))

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 
-from wiring.search import Record, dropped
+from wiring.search import Record, dropped, lead
 from wiring.supernet import NONE
 
 #: The share of correctly classified images from which on an accuracy is called high.
@@ -46,6 +46,11 @@ def scalars_of(record: Record, split: str | None = None, group: str = "all", lat
 
 def _late_epochs(record: Record) -> int:
     return max(1, record.experiment.epochs // 10)
+
+
+def steps(record: Record) -> int:
+    """Steps of the search."""
+    return record.experiment.epochs * (min(record.provenance["images"].values()) // record.experiment.batch)
 
 
 def final_accuracy(record: Record) -> float:
@@ -144,6 +149,12 @@ def generalisation_gap(record: Record) -> float:
     """Accuracy on the training split minus that on the search split, late in the search."""
     search, training = _late(record, "accuracy")
     return float(training - search)
+
+
+def final_lead(record: Record) -> float:
+    """Lead of None at the end of the recorded course; its α minus the others' mean, over edges, NaN without one."""
+    course = record.arrays.get("course_alpha")
+    return np.nan if course is None else float(lead(course[-1, list(cells_of_types(record))]).mean())
 
 
 def _late(record: Record, quantity: str, group: str = "all") -> Float[np.ndarray, "split"]:

@@ -16,11 +16,15 @@ from scipy.stats import bootstrap
 
 from wiring.costs import Report, verify_random
 from wiring.datasets import sample
+from wiring.evidence import measures
 from wiring.evidence.claims import CLAIMS, SINGLE_LEVEL, Claim
 from wiring.search import Experiment, Record, load_reference
+from wiring.search.experiments import with_fields
 from wiring.search.records import REFERENCE
 from wiring.supernet import MINIMAL, topology_name
 
+#: A run and its partner, which has the same seed and differs in some fields.
+Pair = tuple[Record, Record]
 #: Below this number of seeds nothing is decided.
 FEWEST_SEEDS = 3
 
@@ -36,6 +40,8 @@ class Verdict:
     high: float
     """Ends of the estimate's 95 % interval, NaN with fewer than two seeds."""
     seeds: int
+    setting: str = ""
+    """How long the runs are, and how accurate at the end."""
 
     def __str__(self) -> str:
         claim = self.claim
@@ -49,7 +55,7 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """As JSON types, the claim by its id, statement and records; JSON has no NaN, so where no number is, None."""
         values = {name: None if value != value else value for name, value in vars(self).items()}
-        return values | {"claim": self.claim.id, "statement": self.claim.statement, "records": self.claim.reference}
+        return values | {"claim": self.claim.id, "statement": self.claim.statement, "records": self.claim.runs}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -62,30 +68,65 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(resampled.confidence_interval.low), float(resampled.confidence_interval.high)
 
 
-def judge(claim: str | Claim, evidence: Sequence[Record] | Sequence[Report]) -> Verdict:
+def judge(claim: str | Claim, evidence: Sequence[Record] | Sequence[Report] | Sequence[Pair]) -> Verdict:
     """The verdict on a claim, one of ``CLAIMS`` by its id or your own.
 
-    The evidence are records of one experiment with different seeds, or, of an identity, the reports of several models.
-    Raises ValueError if there is no such claim, two records have the same seed, or they differ in more than the seed.
+    The evidence are records of one experiment with different seeds, with their partners where the claim is ``against``
+    others, or, of an identity, the reports of several models. Raises ValueError if there is no such claim, two records
+    have the same seed, they differ in more than the seed, or partners in other fields than the claim's.
     """
     if isinstance(claim, str):
         if claim not in CLAIMS:
             raise ValueError(f"claim {claim!r}: allowed are {', '.join(CLAIMS)}")
         claim = CLAIMS[claim]
-    experiments = [run.experiment for run in evidence if isinstance(run, Record)]
+    runs = [item[0] if isinstance(item, tuple) else item for item in evidence]
+    records = [run for run in runs if isinstance(run, Record)]
+    experiments = [record.experiment for record in records]
     seeds = [experiment.seed for experiment in experiments]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {seeds}: every run must have a seed of its own")
     if len({replace(experiment, seed=0) for experiment in experiments}) > 1:
         raise ValueError("the records are of different experiments; they may differ in the seed alone")
-    values = [number for number in map(claim.statistic, evidence) if not np.isnan(number)]
+    values = [number for item in evidence if not np.isnan(number := _number(claim, item))]
     low, high = interval(values)
     sign = 1 if claim.side == "above" else -1
     least, most = sorted(sign * (end - claim.threshold) for end in (low, high))
     verdict: Literal["holds", "fails", "undecided"] = "undecided"
     if len(values) >= FEWEST_SEEDS:
         verdict = "holds" if least > 0 else "fails" if most <= 0 else "undecided"
-    return Verdict(claim, verdict, float(np.mean(values)) if values else np.nan, low, high, len(values))
+    estimate = float(np.mean(values)) if values else np.nan
+    return Verdict(claim, verdict, estimate, low, high, len(values), setting(records))
+
+
+def _number(claim: Claim, item: Record | Report | Pair) -> float:
+    """What the claim's statistic comes to, of a run or model, or of a run beside its partner."""
+    if not isinstance(item, tuple):
+        if claim.against is None:
+            return claim.statistic(item)
+        raise ValueError(f"{claim.id} is about pairs of runs; give each as (run, partner)")
+    run, partner = item
+    if claim.against is None or partner.experiment != with_fields(run.experiment, claim.against):
+        raise ValueError(f"{claim.id}: a run's partner must differ in {dict(claim.against or {})} and in nothing else")
+    return claim.statistic(run) - claim.statistic(partner)
+
+
+def setting(records: Sequence[Record]) -> str:
+    """How long the records' searches are, and how accurate they are at the end, as "3120 steps, accuracy 0.29"."""
+    if not records or "images" not in records[0].provenance:
+        return ""
+    steps, accuracy = measures.steps(records[0]), np.mean([measures.final_accuracy(record) for record in records])
+    return f"{steps} steps, accuracy {accuracy:.2f}"
+
+
+def recorded(claim: Claim) -> list[Record] | list[Pair]:
+    """The recorded runs by which the book judges a claim, each with its partner where it has one."""
+    assert claim.reference is not None, claim
+    runs = load_reference(claim.reference, **claim.changes)
+    if claim.against is None:
+        return runs
+    partners = load_reference(claim.reference, **{**claim.changes, **claim.against})
+    by_seed = {partner.experiment.seed: partner for partner in partners}
+    return [(run, by_seed[run.experiment.seed]) for run in runs if run.experiment.seed in by_seed]
 
 
 def judge_all() -> Iterator[Verdict]:
@@ -102,7 +143,7 @@ def judge_all() -> Iterator[Verdict]:
         topology = MINIMAL.without_operations("skip_connect")
         return [verify_random(topology, 2, images, labels, seed) for seed in range(5)]
 
-    evidence = (load_reference(claim.reference) if claim.reference else reports() for claim in CLAIMS.values())
+    evidence = (recorded(claim) if claim.reference else reports() for claim in CLAIMS.values())
     return map(judge, CLAIMS.values(), evidence)
 
 

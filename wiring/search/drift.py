@@ -127,8 +127,8 @@ def simulate(
     cells = -(-edges // len(MINIMAL.edges))
     searcher = SEARCHERS[e.searcher](MINIMAL, list(range(cells)), e.alpha_mean, e.alpha_std, random)
     searcher.anneal(e.temperature)
-    decay = {"weight_decay": e.alpha_weight_decay, "decoupled_weight_decay": e.alpha_decoupled}
-    adam = optim.Adam([searcher.alpha], e.alpha_lr, e.alpha_betas, **decay)
+    kind = optim.AdamW if e.alpha_decoupled else optim.Adam
+    adam = kind([searcher.alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
     mean, covariance = map(torch.from_numpy, costs.moments())
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()).float()
@@ -143,8 +143,3 @@ def simulate(
         adam.step()
         course.append(searcher.alpha.detach().clone())
     return torch.stack(course).flatten(1, 2).numpy()
-
-
-def lead(alpha: Float[np.ndarray, "*time operation"]) -> Float[np.ndarray, "*time"]:
-    """α of None minus the mean of the other operations'."""
-    return np.asarray(alpha[..., NONE] - np.delete(alpha, NONE, axis=-1).mean(-1))

@@ -154,3 +154,8 @@ SEARCHERS |= {"dsnas-code": CodeDSNAS, "dsnas-log-sum": LogSumDSNAS, "uniform": 
 def dropped(probability: Float[np.ndarray, "*time edge operation"]) -> Bool[np.ndarray, "*time edge"]:
     """Whether None is strictly the most probable operation of an edge."""
     return probability[..., NONE] > np.delete(probability, NONE, axis=-1).max(-1)
+
+
+def lead(alpha: Float[np.ndarray, "*time operation"]) -> Float[np.ndarray, "*time"]:
+    """None's lead: its α minus the mean of the other operations'."""
+    return np.asarray(alpha[..., NONE] - np.delete(alpha, NONE, axis=-1).mean(-1))

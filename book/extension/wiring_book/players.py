@@ -22,7 +22,9 @@ from wiring_book import explorer
 
 def searches() -> list[str]:
     """The recorded presets that have something to play: those whose α moves."""
-    return [name for name, e in PRESETS.items() if e.searcher != "uniform" and (REFERENCE / name).is_dir()]
+    return [
+        name for name, e in PRESETS.items() if e.searcher != "uniform" and e.epochs > 1 and (REFERENCE / name).is_dir()
+    ]
 
 
 def caption(name: str, record: Record) -> str:
