@@ -101,3 +101,19 @@ def test_the_two_edges_into_the_last_node_are_compared(topology, straight, inter
     assert measured.least_excess(record) == pytest.approx(-0.1)
     assert measured.intermediate_excess(record) == pytest.approx((6 * 0.3 - 0.1) / 7)
     assert measured.straight_cost(record) == pytest.approx(0.2)
+
+
+def test_costs_over_the_course_are_those_of_every_single_draw():
+    random = np.random.default_rng(0)
+    draws = [[random.normal(0.1, 0.3, size=(5, n)) for n in (3, 0, 4)] for _ in range(8)]  # [operation][time]
+    course = {name: np.zeros((3, 1, 5, 8)) for name in ("cost", "square", "count")}
+    for operation, times in enumerate(draws):
+        for time, costs in enumerate(times):
+            course["count"][time, 0, :, operation] = costs.shape[1]
+            for name, values in (("cost", costs), ("square", costs**2)):
+                mean = values.mean(1) if costs.shape[1] else np.nan
+                course[name][time, 0, :, operation] = mean
+    arrays = {f"course_{name}": values for name, values in course.items()} | {"alpha": np.zeros((2, 1, 5, 8))}
+    for edge, costs in enumerate(measured.course_costs(Record(Experiment(), pd.DataFrame(), arrays, {}))):
+        every = np.concatenate([times[edge] for operation in draws[1:] for times in operation])
+        assert (costs.mean, costs.spread) == (pytest.approx(every.mean()), pytest.approx(every.std()))

@@ -1,6 +1,7 @@
 """What runs say: a number from a record, the claims about it, and their verdicts."""
 
 from wiring.evidence.claims import CLAIMS, Claim
+from wiring.evidence.measured import course_costs
 from wiring.evidence.measures import (
     final_accuracy,
     generalisation_gap,
@@ -10,8 +11,16 @@ from wiring.evidence.measures import (
     scalars_of,
     turning_epoch,
 )
-from wiring.evidence.verdicts import Verdict, compare, interval, judge, judge_all, references
+from wiring.evidence.verdicts import Verdict, compare, interval, judge, judge_all, recorded, references
 
-__all__ = ["CLAIMS", "Claim", "Verdict", "compare", "interval", "judge", "judge_all", "references"]
-__all__ += ["final_accuracy", "generalisation_gap", "initial_cost", "recovered", "retention", "scalars_of"]
+__all__ = ["CLAIMS", "Claim", "Verdict", "compare", "interval", "judge", "judge_all", "recorded", "references"]
+__all__ += [
+    "course_costs",
+    "final_accuracy",
+    "generalisation_gap",
+    "initial_cost",
+    "recovered",
+    "retention",
+    "scalars_of",
+]
 __all__ += ["turning_epoch"]

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from wiring.search import Record
+from wiring.search.drift import Costs
 from wiring.supernet import NONE
 
 
@@ -32,7 +33,8 @@ def _share_of(marks: Bool[np.ndarray, " operation"]) -> float:
 def _measured(record: Record, *, learnt: bool) -> Float[np.ndarray, " operation"]:
     """The measured mean costs of all but None, with weights as drawn or learnt under random draws; else none."""
     e, means = record.experiment, measured_costs(record)[..., NONE + 1 :]
-    return np.asarray(means[~np.isnan(means)] if e.searcher == "uniform" and (e.theta_lr > 0) == learnt else means[:0])
+    says = e.searcher == "uniform" and (e.theta_lr > 0) == learnt
+    return np.asarray(means[~np.isnan(means) & says])
 
 
 def lowest_initial(record: Record) -> float:
@@ -81,3 +83,13 @@ def intermediate_excess(record: Record) -> float:
 def straight_cost(record: Record) -> float:
     """Measured cost on the straight edge, mean over operations (nats)."""
     return float(np.nanmean(straight_and_intermediate(record)[0]))
+
+
+def course_costs(record: Record) -> list[Costs]:
+    """What the operations but None of each edge of the normal cells cost over the course: mean and spread (nats)."""
+    cost, square, count = (record.arrays[f"course_{name}"][:, 0, :, NONE + 1 :] for name in ("cost", "square", "count"))
+    totals = [np.nansum(count * values, axis=(0, 2), dtype=float) for values in (cost, square)]
+    mean, mean_square = totals / count.sum((0, 2))
+    operations = record.arrays["alpha"].shape[-1]
+    spread = np.sqrt(mean_square - mean**2)
+    return [Costs(float(c), float(s), operations=operations) for c, s in zip(mean, spread, strict=True)]
