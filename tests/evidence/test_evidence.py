@@ -602,7 +602,7 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
         "X1": (measures.bypass_preference, "above", 0),
         "X2": (measures.final_lead, "below", 0),
         "X3": (measures.final_lead, "below", 0),
-        "X4": (measures.final_lead, "above", 0),
+        "X4": (measures.final_lead, "below", 0),
         "B1": (measures.gap_of_correct, "below", 1.5),
         "B2-loss": (measures.loss_gap_of_wrong, "above", 1.5),
         "B2-entropy": (measures.entropy_gap_of_wrong, "below", 1 / 1.5),
