@@ -92,6 +92,20 @@ def test_curves_over_seeds_are_their_mean_and_range():
     assert (band.min(), band.max()) == pytest.approx((by_epoch.min().min(), by_epoch.max().max()))
 
 
+def test_leads_over_seeds_are_their_mean_and_range_by_the_step():
+    records = load_reference("start-reference")
+    figure = figures.leads({"all": records, "one": records[0]})
+    for edge, panel in enumerate(figure.axes[:5]):
+        alpha = np.stack([record.arrays["course_alpha"][:, 0, edge] for record in records])
+        own = alpha[..., NONE] - (alpha.sum(-1) - alpha[..., NONE]) / 7
+        mean, one = panel.lines[:2]
+        assert mean.get_xdata().tolist() == list(range(10, 521, 10))
+        assert mean.get_ydata() == pytest.approx(own.mean(0), abs=1e-6)
+        assert one.get_ydata() == pytest.approx(own[0], abs=1e-6)
+        band = panel.collections[0].get_paths()[0].vertices[:, 1]
+        assert (band.min(), band.max()) == pytest.approx((own.min(), own.max()), abs=1e-6)
+
+
 def test_a_point_a_run_against_two_doses():
     records = load_reference("p3-reference")
     left, right = figures.dose_response({"all": records, "one": records[0]}).axes
