@@ -98,7 +98,8 @@ FATES = {
     "back at the end": ("KDKKKKKKKKKKKKKKKKKD", False, False),
     "back in the last tenth": ("KDKKKKKKKKKKKKKKKKDK", False, False),
     "back and forth, never gone": ("DKDKDKDKDKDKDKDKDKKK", False, True),
-    "gone for two": ("KKKKDDKKKKKKKKKKKKKK", True, True),
+    "dropped for two": ("KKKKDDKKKKKKKKKKKKKK", False, True),
+    "gone for three": ("KKKKDDDKKKKKKKKKKKKK", True, True),
     "to a tie": ("DDDDDDDDDDDDDDDDDD==", True, True),
     "only tied": ("====================", False, True),
     "late": ("KKKKKKKKKKKKKKKKKKDD", False, False),
@@ -116,7 +117,7 @@ def test_recovered_and_retained_follow_their_definitions(name):
 @given(st.integers(1, 45).flatmap(lambda epochs: st.text("DK=", min_size=epochs, max_size=epochs)))
 @examples(60)
 def test_gone_is_dropped_for_a_tenth_of_the_search_without_a_break(fate):
-    long = "D" * max(1, len(fate) // 10)
+    long = "D" * min(len(fate), max(3, len(fate) // 10))
     assert gone(record(fate, *["K" * len(fate)] * 4)).tolist() == [long in fate] + [False] * 4
 
 
@@ -135,13 +136,13 @@ def test_last_tenth_of_few_epochs_is_the_last_epoch(epochs):
 def test_edges_without_a_choice_are_left_out():
     topology = MINIMAL.with_operations((0, 2), "none").with_operations((0, 3), "sep_conv_5x5")
     topology = topology.without_operations("none", edge=(1, 3))
-    run = record("DK", "DK", "DK", "DK", "KK", topology=topology)
+    run = record("DDDK", "DDDK", "DDDK", "DDDK", "KKKK", topology=topology)
     assert recovered(run).tolist() == [True, False]  # edges 1 and 4
     assert largest_drop(run) == 0.5
 
 
 def test_two_kinds_of_cell_count_as_twice_the_edges():
-    run = record(*["DK"] * 5, *["KK"] * 4, "DD", kinds=2)
+    run = record(*["DDDK"] * 5, *["KKKK"] * 4, "DDDD", kinds=2)
     assert recovered(run).tolist() == [True] * 5 + [False] * 5
     assert retained(run).tolist() == [True] * 9 + [False]
     assert largest_drop(run) == 0.6
@@ -164,7 +165,7 @@ def test_largest_drop_of_one_epoch_looks_at_that_epoch():
 
 
 def test_recovery_is_the_share_of_the_edges_that_were_gone():
-    assert recovery(record("DKKK", "DDDD", "KDKK", "KKKK", "KKKD")) == 0.5
+    assert recovery(record("DDDKK", "DDDDD", "KDDDK", "KDKKK", "KKDDD")) == 0.5
     assert recovery(record("DDDD", "KKKK", "KKKK", "KKKK", "KKKK")) == 0
 
 
@@ -269,7 +270,7 @@ def test_unknown_claim_is_refused_with_the_claims_there_are():
 
 
 def test_p1_of_runs_that_drop_all_and_recover_some():
-    fates = ["DDKK", "DDDD", "DDDD", "DDKK", "DDDD"]
+    fates = ["DDDK", "DDDD", "DDDD", "DDDK", "DDDD"]
     runs = [record(*fates[k:], *fates[:k], seed=k) for k in range(3)]
     assert judge("P1a", runs).verdict == "holds"
     assert judge("P1b", runs).verdict == "holds"
@@ -299,11 +300,14 @@ def test_a_claim_against_other_runs_is_about_the_differences_of_pairs():
     assert (verdict.verdict, verdict.seeds) == ("holds", 3)
     assert verdict.claim.quantity.endswith(", minus that with alpha_weight_decay 0.0")
     assert judge("X2", []).seeds == 0
-    for pairs in ([(alone[0], against[0])], [(alone[0], partners[1])], alone):
+    for pairs in ([(alone[0], against[0])], [(partners[0], partners[0])], [(alone[0], partners[1])], alone):
         with pytest.raises(ValueError, match="X2"):
             judge("X2", pairs)
     with pytest.raises(ValueError, match="P1a"):
         judge("P1a", [(alone[0], partners[0])])
+    log_sum = replace(alone[0], experiment=replace(alone[0].experiment, searcher="dsnas-log-sum"))
+    with pytest.raises(ValueError, match=r"X4.*dsnas-code"):
+        judge("X4", [(alone[0], log_sum)])
     assert np.isnan(measures.final_lead(record(*["KK"] * 5)))
 
 
@@ -338,7 +342,7 @@ def test_a_claim_of_ones_own_is_judged_and_named_by_its_statistic():
 
 def test_a_comparison_has_a_row_for_each_group_and_claim_that_its_runs_say_anything_of():
     never = [record(*["KKKK"] * 5, seed=k) for k in range(3)]
-    always = [record(*["DDKK"] * 5, seed=k) for k in range(3)]
+    always = [record(*["DDDK"] * 5, seed=k) for k in range(3)]
     table = compare({"never": never, "always": always, "once": always[:1]}, ("P1a", "P1b"))
     assert table.index.names == ["runs", "claim"]
     assert table.to_dict("split")["data"] == [

@@ -5,6 +5,7 @@ from wiring.evidence.measured import course_costs
 from wiring.evidence.measures import (
     final_accuracy,
     generalisation_gap,
+    gone,
     initial_cost,
     recovered,
     retention,
@@ -18,6 +19,7 @@ __all__ += [
     "course_costs",
     "final_accuracy",
     "generalisation_gap",
+    "gone",
     "initial_cost",
     "recovered",
     "retention",

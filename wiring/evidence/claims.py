@@ -44,6 +44,7 @@ class Claim:
         """What the number is: its statistic's docstring up to the first semicolon or full stop, else its name."""
         text = re.split(r"[;.](?:\s|$)", inspect.getdoc(self.statistic) or self.statistic.__name__)[0]
         text = text if text[1:2] == " " else text[:1].lower() + text[1:]  # "L on the search split" keeps its L
+        text = f"{text}, with {_written(self.changes)}" if self.changes else text
         return text if self.against is None else f"{text}, minus that with {_written(self.against)}"
 
     @property
@@ -86,7 +87,7 @@ _TABLE = (
        measures.final_lead, "below", 0.0, against={"alpha_weight_decay": 0.0}),
     _X("X3", "the same decay on α itself, by AdamW, holds None back less",
        measures.final_lead, "below", 0.0, against={"alpha_decoupled": True}),
-    _X("X4", "it does more where the gradient lacks the number of edges as a factor, as in the authors' code",
+    _X("X4", "Adam's penalty holds None back more if α's gradient lacks the number of edges as a factor",
        measures.final_lead, "below", 0.0, changes={"searcher": "dsnas-code"}, against={"searcher": "dsnas-log-sum"}),
     _P3("B1", "on correctly classified images L and H are comparable on both splits",
         measures.gap_of_correct, "below", COMPARABLE),

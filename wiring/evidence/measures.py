@@ -1,10 +1,10 @@
 """Measures: one number, or one mark an edge, from the record of one run.
 
 *Dropped*: None is strictly the most probable operation of the edge. *Gone*: dropped at every epoch of some tenth of
-the search, since what a noisy α does for an epoch or two is no pattern. *Recovered*: gone once, and not dropped at any
-epoch of the last tenth. *Retained*: not dropped at any epoch of the last tenth. An edge counts where it has a choice
-between None and another operation, and once for each type of cell, which share their α. What stands before the first
-semicolon or full stop of a measure's docstring is how a verdict names its number.
+the search, at least three, since what a noisy α does for an epoch or two is no pattern. *Recovered*: gone once, and not
+dropped at any epoch of the last tenth. *Retained*: not dropped at any epoch of the last tenth. An edge counts where it
+has a choice between None and another operation, and once for each type of cell, which share their α. What stands before
+the first semicolon or full stop of a measure's docstring is how a verdict names its number.
 """
 
 import numpy as np
@@ -17,6 +17,8 @@ from wiring.supernet import NONE
 
 #: The share of correctly classified images from which on an accuracy is called high.
 HIGH_ACCURACY = 0.9
+#: An edge that was dropped for fewer epochs was not gone, unless the search has no more.
+FEWEST = 3
 
 
 def cells_of_types(record: Record) -> dict[int, list[int]]:
@@ -65,9 +67,10 @@ def _dropped(record: Record) -> Bool[np.ndarray, "epoch edge"]:
 
 
 def gone(record: Record) -> Bool[np.ndarray, " edge"]:
-    """Which edges were dropped at every epoch of some tenth of the search."""
-    tenths = np.lib.stride_tricks.sliding_window_view(_dropped(record), _late_epochs(record), axis=0)
-    return np.asarray(tenths.all(-1).any(0))
+    """Which edges were dropped at every epoch of some tenth of the search, of at least :data:`FEWEST` epochs."""
+    long = min(record.experiment.epochs, max(FEWEST, _late_epochs(record)))
+    spans = np.lib.stride_tricks.sliding_window_view(_dropped(record), long, axis=0)
+    return np.asarray(spans.all(-1).any(0))
 
 
 def recovered(record: Record) -> Bool[np.ndarray, " edge"]:

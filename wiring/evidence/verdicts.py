@@ -1,5 +1,7 @@
 """Verdicts on claims: over several seeds an estimate, a 95 % interval, and what these say.
 
+With three seeds the interval is no wider than from the lowest to the highest, and covers less than it says.
+
 A claim *holds* if the whole interval lies on its side of its threshold, *fails* if it lies on the other side, and is
 *undecided* otherwise or with fewer than three seeds. An identity is judged alike, by the residual that a model's report
 (:func:`wiring.costs.identities.verify`) gives it in double precision with a vanishing eps: it is to be rounding.
@@ -105,8 +107,10 @@ def _number(claim: Claim, item: Record | Report | Pair) -> float:
             return claim.statistic(item)
         raise ValueError(f"{claim.id} is about pairs of runs; give each as (run, partner)")
     run, partner = item
-    if claim.against is None or partner.experiment != with_fields(run.experiment, claim.against):
-        raise ValueError(f"{claim.id}: a run's partner must differ in {dict(claim.against or {})} and in nothing else")
+    own, other = with_fields(run.experiment, claim.changes), with_fields(run.experiment, claim.against or {})
+    if not own == run.experiment != other == partner.experiment:
+        fields = f"{dict(claim.changes)}, and its partner in {dict(claim.against or {})} and nothing else"
+        raise ValueError(f"{claim.id} is about pairs: a run in {fields}")
     return claim.statistic(run) - claim.statistic(partner)
 
 

@@ -3,7 +3,8 @@
 The costs of an edge's operations are normal, independent from step to step and from edge to edge, and None's are 0. α's
 gradient in a step is linear in them, ``g = A(Z) C``, for a random matrix A that the searcher's draw Z sets. Its first
 two moments, followed through Adam's own averages, predict α's course as long as α moves little within those averages'
-memory; nothing else is assumed (the chapter on None's handicap tests it).
+memory. Assumed, beside that: the mean of a ratio is the ratio of the means, α has no spread of its own, all operations
+but None are alike, other edges have the same α, and no cost is clamped (the chapter on None's handicap tests it).
 """
 
 from dataclasses import dataclass
