@@ -34,7 +34,7 @@ class Claim:
     """The book's chapter about it."""
     reference: str | None = None
     """The preset whose recorded runs the book judges it by; None for an identity, which is checked anew."""
-    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    changes: Mapping[str, Any] | None = field(default=None, hash=False)
     """The fields in which those runs differ from the preset."""
     against: Mapping[str, Any] | None = field(default=None, hash=False)
     """Where given, the number is a run's minus that of its partner, which has the same seed and other such fields."""
@@ -44,8 +44,8 @@ class Claim:
         """What the number is: its statistic's docstring up to the first semicolon or full stop, else its name."""
         text = re.split(r"[;.](?:\s|$)", inspect.getdoc(self.statistic) or self.statistic.__name__)[0]
         text = text if text[1:2] == " " else text[:1].lower() + text[1:]  # "L on the search split" keeps its L
-        text = f"{text}, with {_written(self.changes)}" if self.changes else text
-        return text if self.against is None else f"{text}, minus that with {_written(self.against)}"
+        text += f", with {_written(self.changes)}" if self.changes else ""
+        return text + (f", minus that with {_written(self.against)}" if self.against else "")
 
     @property
     def runs(self) -> str:
@@ -53,8 +53,8 @@ class Claim:
         return ", ".join(filter(None, (self.reference, _written(self.changes))))
 
 
-def _written(fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in fields.items())
+def _written(fields: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (fields or {}).items())
 
 
 def _identity(id: str, statement: str, residual: str, chapter: str) -> Claim:

@@ -107,10 +107,10 @@ def _number(claim: Claim, item: Record | Report | Pair) -> float:
             return claim.statistic(item)
         raise ValueError(f"{claim.id} is about pairs of runs; give each as (run, partner)")
     run, partner = item
-    own, other = with_fields(run.experiment, claim.changes), with_fields(run.experiment, claim.against or {})
+    changes, against = dict(claim.changes or {}), dict(claim.against or {})
+    own, other = with_fields(run.experiment, changes), with_fields(run.experiment, against)
     if not own == run.experiment != other == partner.experiment:
-        fields = f"{dict(claim.changes)}, and its partner in {dict(claim.against or {})} and nothing else"
-        raise ValueError(f"{claim.id} is about pairs: a run in {fields}")
+        raise ValueError(f"{claim.id}: a run must have {changes}, and its partner differ from it in {against} alone")
     return claim.statistic(run) - claim.statistic(partner)
 
 
@@ -125,10 +125,11 @@ def setting(records: Sequence[Record]) -> str:
 def recorded(claim: Claim) -> list[Record] | list[Pair]:
     """The recorded runs by which the book judges a claim, each with its partner where it has one."""
     assert claim.reference is not None, claim
-    runs = load_reference(claim.reference, **claim.changes)
+    changes = dict(claim.changes or {})
+    runs = load_reference(claim.reference, **changes)
     if claim.against is None:
         return runs
-    partners = load_reference(claim.reference, **{**claim.changes, **claim.against})
+    partners = load_reference(claim.reference, **{**changes, **claim.against})
     by_seed = {partner.experiment.seed: partner for partner in partners}
     return [(run, by_seed[run.experiment.seed]) for run in runs if run.experiment.seed in by_seed]
 
