@@ -13,8 +13,9 @@ Definitions, fixed before the runs that they judge:
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from wiring.evidence.measures import _share
 from wiring.search import Record
 from wiring.search.drift import Costs
 from wiring.supernet import NONE
@@ -26,10 +27,6 @@ def measured_costs(record: Record) -> Float[np.ndarray, "cell edge operation"]:
     counts = after["count"].sum(0)
     totals = np.nansum(after["mean"] * after["count"], axis=0)
     return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
-
-
-def _share_of(marks: Bool[np.ndarray, " operation"]) -> float:
-    return float(marks.mean()) if marks.size else np.nan
 
 
 def _measured(record: Record, *, learnt: bool) -> Float[np.ndarray, " operation"]:
@@ -46,7 +43,7 @@ def lowest_initial(record: Record) -> float:
 
 def positive_share(record: Record) -> float:
     """Share of the operations with a positive mean cost at the initial weights; without None, NaN if they learn."""
-    return _share_of(_measured(record, learnt=False) > 0)
+    return _share(_measured(record, learnt=False) > 0)
 
 
 def highest_trained(record: Record) -> float:
@@ -56,7 +53,7 @@ def highest_trained(record: Record) -> float:
 
 def negative_share(record: Record) -> float:
     """Share of the operations with a negative mean cost at the learnt weights; without None, NaN unless θ alone did."""
-    return _share_of(_measured(record, learnt=True) < 0)
+    return _share(_measured(record, learnt=True) < 0)
 
 
 def straight_and_intermediate(record: Record) -> Float[np.ndarray, "2 operation"]:

@@ -7,7 +7,7 @@ memory. Assumed, beside that: the mean of a ratio is the ratio of the means, α 
 but None are alike, other edges have the same α, and no cost is clamped (the chapter on None's handicap tests it).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.special import softmax
 from scipy.stats import binom
-from torch import optim
 
 from wiring.search.experiments import Experiment
-from wiring.search.searchers import SEARCHERS
+from wiring.search.loop import adam
+from wiring.search.searchers import SEARCHERS, lead
 from wiring.supernet import MINIMAL, NONE
 
 Vector = Float[np.ndarray, " operation"]
@@ -80,16 +80,22 @@ def _draws(experiment: Experiment, alpha: Vector) -> tuple[Float[np.ndarray, " d
     return chances.ravel(), (share[..., None, None] * matrices[:, None]).reshape(-1, *matrices.shape[1:])
 
 
+def _penalised(experiment: Experiment, alpha: Vector, costs: Costs) -> tuple[Vector, Vector]:
+    """Mean and mean square of what Adam averages: α's gradient, with the L2 penalty's where there is one."""
+    mean, square = gradient_moments(experiment, alpha, costs)
+    pull = 0.0 if experiment.alpha_decoupled else experiment.alpha_weight_decay * alpha
+    return mean + pull, square + 2 * pull * mean + pull**2
+
+
 def predict(experiment: Experiment, costs: Costs, steps: int) -> Float[np.ndarray, "step operation"]:
     """α's mean course from ``alpha_mean``, by Adam with the gradient's moments for the gradient; row 0 is the start."""
     e, (beta1, beta2) = experiment, experiment.alpha_betas
     alpha = np.full(costs.operations, e.alpha_mean)
     course, first, second = [alpha], np.zeros_like(alpha), np.zeros_like(alpha)
     for step in range(1, steps + 1):
-        mean, square = gradient_moments(e, alpha, costs)
-        pull = 0.0 if e.alpha_decoupled else e.alpha_weight_decay * alpha
-        first = beta1 * first + (1 - beta1) * (mean + pull)
-        second = beta2 * second + (1 - beta2) * (square + 2 * pull * mean + pull**2)
+        mean, square = _penalised(e, alpha, costs)
+        first = beta1 * first + (1 - beta1) * mean
+        second = beta2 * second + (1 - beta2) * square
         moved = (first / (1 - beta1**step)) / np.sqrt(second / (1 - beta2**step))
         kept = 1 - e.alpha_lr * e.alpha_weight_decay if e.alpha_decoupled else 1.0
         alpha = kept * alpha - e.alpha_lr * moved
@@ -105,16 +111,12 @@ def threshold(experiment: Experiment, costs: Costs, alpha: Vector | None = None)
     e = experiment
     alpha = np.full(costs.operations, e.alpha_mean) if alpha is None else alpha
 
-    def lead(mean: float) -> float:
-        gradient, square = gradient_moments(e, alpha, Costs(mean, costs.spread, costs.correlation, costs.operations))
-        pull = 0.0 if e.alpha_decoupled else e.alpha_weight_decay * alpha
-        pulled = gradient + pull
-        drift = -pulled / np.sqrt(square + 2 * pull * gradient + pull**2)
-        if e.alpha_decoupled:
-            drift = drift - e.alpha_weight_decay * alpha
-        return float(drift[NONE] - np.delete(drift, NONE).mean())
+    def gain(mean: float) -> float:
+        mean_gradient, square = _penalised(e, alpha, replace(costs, mean=mean))
+        decay = e.alpha_weight_decay * alpha if e.alpha_decoupled else 0.0
+        return float(lead(-mean_gradient / np.sqrt(square) - decay))
 
-    return float(brentq(lead, -100 * costs.spread, 100 * costs.spread))
+    return float(brentq(gain, -100 * costs.spread, 100 * costs.spread))
 
 
 def simulate(
@@ -128,19 +130,18 @@ def simulate(
     cells = -(-edges // len(MINIMAL.edges))
     searcher = SEARCHERS[e.searcher](MINIMAL, list(range(cells)), e.alpha_mean, e.alpha_std, random)
     searcher.anneal(e.temperature)
-    kind = optim.AdamW if e.alpha_decoupled else optim.Adam
-    adam = kind([searcher.alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
+    optimiser = adam(e, searcher.alpha)
     mean, covariance = map(torch.from_numpy, costs.moments())
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()).float()
     course = [searcher.alpha.detach().clone()]
     for _ in range(steps):
-        adam.zero_grad()
+        optimiser.zero_grad()
         gates = searcher.draw(random)
         step_costs = mean.float() + torch.randn(gates.values.shape, generator=random) @ root.T
         if gates.values.requires_grad:
             (gates.values * step_costs).sum().backward()
         searcher.add_gradient(gates, step_costs.masked_fill(~gates.active, torch.nan))
-        adam.step()
+        optimiser.step()
         course.append(searcher.alpha.detach().clone())
     return torch.stack(course).flatten(1, 2).numpy()

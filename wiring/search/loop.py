@@ -61,6 +61,13 @@ def generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
+def adam(experiment: Experiment, alpha: nn.Parameter) -> optim.Optimizer:
+    """The optimiser of α: Adam, whose decay is an L2 penalty, or AdamW."""
+    e = experiment
+    kind = optim.AdamW if e.alpha_decoupled else optim.Adam
+    return kind([alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
+
+
 class Search:
     """An experiment on its images, between two steps: everything that :meth:`state_dict` must hold to go on exactly."""
 
@@ -91,9 +98,7 @@ class Search:
         self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
         alpha = self.searcher.alpha
         sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
-        kind = optim.AdamW if e.alpha_decoupled else optim.Adam
-        adam = kind([alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
-        self.optimisers = {"theta": sgd, "alpha": adam} if alpha.requires_grad else {"theta": sgd}
+        self.optimisers = {"theta": sgd, "alpha": adam(e, alpha)} if alpha.requires_grad else {"theta": sgd}
         self.schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=e.epochs, eta_min=e.theta_lr_min)
         self.epoch, self.seconds = 0, 0.0
         self.steps = min(map(len, self.loaders.values()))

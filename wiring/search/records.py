@@ -332,8 +332,8 @@ def load_reference(name: str, **changes: Any) -> list[Record]:
     Raises ValueError as :func:`wiring.preset`.
     """
     wanted = preset(name, **changes, seed=0)
-    records = [load(path.parent) for path in REFERENCE.glob(f"{name}/**/done.json")]
-    own = (record for record in records if replace(record.experiment, seed=0) == wanted)
+    folders = [path.parent for path in REFERENCE.glob(f"{name}/**/done.json")]
+    own = (load(folder) for folder in folders if replace(_experiment(folder), seed=0) == wanted)
     return sorted(own, key=lambda record: record.experiment.seed)
 
 

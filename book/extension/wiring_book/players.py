@@ -21,7 +21,7 @@ from wiring_book import explorer
 
 
 def searches() -> list[str]:
-    """The recorded presets that have something to play: those whose α moves."""
+    """The recorded presets that have something to play: those whose α moves, for more than an epoch."""
     return [
         name for name, e in PRESETS.items() if e.searcher != "uniform" and e.epochs > 1 and (REFERENCE / name).is_dir()
     ]
