@@ -107,10 +107,15 @@ def _number(claim: Claim, item: Record | Report | Pair) -> float:
             return claim.statistic(item)
         raise ValueError(f"{claim.id} is about pairs of runs; give each as (run, partner)")
     run, partner = item
-    changes, against = dict(claim.changes or {}), dict(claim.against or {})
+    if claim.against is None:
+        raise ValueError(f"{claim.id} is about single runs; give each without a partner")
+    changes, against = dict(claim.changes or {}), dict(claim.against)
     own, other = with_fields(run.experiment, changes), with_fields(run.experiment, against)
     if not own == run.experiment != other == partner.experiment:
-        raise ValueError(f"{claim.id}: a run must have {changes}, and its partner differ from it in {against} alone")
+        first = f"that has {changes}" if changes else "without it"
+        raise ValueError(
+            f"{claim.id}: each pair is a run {first}, then its partner of the same seed with {against} alone"
+        )
     return claim.statistic(run) - claim.statistic(partner)
 
 
