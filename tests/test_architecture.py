@@ -85,8 +85,9 @@ def test_no_function_is_longer_than_a_screen(name):
     assert {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= 60} == {}
 
 
-#: Five thousand held the house as it was moved; what None's handicap took came to it: its theory and pairs of runs.
-LINES = 5_400
+#: Five thousand held the house as it was moved; None's handicap came to it, its theory and its pairs of runs, and then
+#: reports that name only the guilty, from one pass, and data that a record knows again.
+LINES = 5_850
 
 
 def test_the_package_is_small():
