@@ -1,24 +1,47 @@
-"""Whom to blame where an identity fails: what a forward pass shows of a model's wiring, and its modules' degrees.
+"""Whom to blame where an identity fails, and what to do: by the degrees of the modules that cost should not pass.
 
 Euler's theorem: if ``f(cx) = c^d f(x)`` for all ``c > 0``, so that ``f`` is homogeneous of degree ``d``, then
 differentiating at ``c = 1`` gives ``J x = d f(x)``. Hence ``<J^T g, x> = d <g, f(x)>`` whatever the gradient ``g`` is:
-``f`` passes on to its input ``d`` times the cost at its output. A module's *degree* is measured as just that ratio.
+``f`` passes on to its input ``d`` times the cost at its output. The identities want degree 0 of operations and of what
+reads a node, and degree 1 of all between a node and the logits.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from functools import cache, partial
-from itertools import accumulate
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
-from wiring.costs.probe import is_batch, matching
+from wiring.costs.trace import Call
 from wiring.supernet.gates import image_dot
+
+#: What is wrong -> what its owner can do.
+REMEDIES = {
+    "eps": "set_eps(model, 1e-30) shows whether anything but eps is to blame",
+    "statistics": "measure in training mode, model.train(), where each batch is normalised by itself",
+    "bias": "build it with bias=False, or in front of a normalisation, which takes the bias away",
+    "curved": "put it in front of a normalisation, or use what is homogeneous, as ReLU is",
+    "open": "let a normalisation end it; on the input edges of a cell the sums hold without",
+    "beside": "normalise the sum of its branches",
+    "normalises": "read the cost behind it, or take it out: a cell's cost is L - H only before what has degree 1",
+    "function": "look for a shortcut or a function that no module stands for, or a part that a pattern leaves out",
+    "little": "give a smaller tolerance to have them named",
+    "rounding": "measure in double precision, model.double(), or give a larger tolerance",
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a module breaks an identity: in words, and by a key of :data:`REMEDIES`."""
+
+    text: str
+    kind: str
+
+
+FUNCTION = Reason("what is no named module, as a shortcut or a function", "function")
+LITTLE = Reason("modules that pass on less than the tolerance each", "little")
 
 
 def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape"], seed: int = 0) -> float:
@@ -40,126 +63,44 @@ def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape
     return float(passed / arriving.abs().sum()) if passed else 0.0
 
 
-class Trace(ExitStack):
-    """What one forward pass inside the block shows of a model: its wiring, and its modules' degrees.
-
-    Within the tolerance a degree is 0 or 1. Leaving the block takes the hooks off.
-    """
-
-    def __init__(self, model: nn.Module, cells: str, operations: str, tolerance: float) -> None:
-        super().__init__()
-        self.model, self.parts, self.tolerance = model, dict(model.named_modules()), tolerance
-        #: A module's degree at what it was called with, by name.
-        self.degree = cache(self._measured)
-        #: What each module was called with last, by the modules' names in the order in which their calls ended.
-        self.arguments: dict[str, tuple[Any, Any]] = {}
-        #: For each cell the outermost modules, cells and what holds them left out, that were given its very output.
-        self.readers: dict[str, list[str]] = {}
-        #: The operations that were given what no module returned: the sum at an intermediate node.
-        self.inner_edges: set[str] = set()
-        self._patterns = {"operations": operations, "cells": cells}
-        self._operations, self._cells = (set(matching(self.parts, pattern)) for pattern in (operations, cells))
-        self._holding = {"", *(outer for cell in self._cells for outer in _outwards(cell))}
-        self._outputs: dict[str, Any] = {}
-        #: The tensors that a module made and returned.
-        self._returned: Any = WeakTensorKeyDictionary()
-        for name, part in self.parts.items():
-            self.enter_context(part.register_forward_pre_hook(partial(self._before, name), with_kwargs=True))
-            self.enter_context(part.register_forward_hook(partial(self._after, name), with_kwargs=True))
-
-    def resolve(self) -> tuple[list[str], dict[str, list[str]]]:
-        """The operations that ran, and those in each cell, the cells in the order in which they ran."""
-        ran = [name for name in self.parts if name in self.arguments]
-        names = {what: matching(ran, pattern) for what, pattern in self._patterns.items()}
-        if unfit := [what for what in names if not names[what]]:
-            such = f", such as {ran[-1]!r}" if any(ran) else "; `forward` must call the model that it is given"
-            raise ValueError(f"{unfit[0]} = {self._patterns[unfit[0]]!r}: fits no module that the model calls{such}")
-        operations, chain = names["operations"], sorted(names["cells"], key=list(self.arguments).index)
-        inside = {cell: [name for name in operations if name.startswith(f"{cell}.")] for cell in chain}
-        if empty := [cell for cell, names in inside.items() if not names]:
-            raise ValueError(f"operations = {self._patterns['operations']!r}: fits none in the cell {empty[0]!r}")
-        return operations, inside
-
-    def _before(self, name: str, _: nn.Module, inputs: Any, named: Any) -> None:
-        read = tree_leaves((inputs, named))
-        if name in self._operations and not any(x in self._returned for x in read):
-            self.inner_edges.add(name)
-        if name in self._holding:
-            return
-        for cell, output in self._outputs.items():
-            readers = self.readers[cell]
-            if not any(outer in readers for outer in _outwards(name)) and any(output is x for x in read):
-                readers.append(name)
-
-    def _after(self, name: str, _: nn.Module, inputs: Any, named: Any, output: Any) -> None:
-        self.arguments.pop(name, None)
-        self.arguments[name] = inputs, named
-        if name in self._cells:
-            self._outputs[name], self.readers[name] = output, []
-        if self._operations.isdisjoint(_outwards(name)):
-            made = [x for x in tree_leaves(output) if not any(x is y for y in tree_leaves((inputs, named)))]
-            self._returned.update(dict.fromkeys(filter(torch.is_tensor, made), True))
-
-    def is_leaf(self, name: str) -> bool:
-        """Whether the module has no parts."""
-        return not list(self.parts[name].children())
-
-    def blame(self, names: Iterable[str]) -> str:
-        """The modules by what is wrong with them, the most frequent first; of each kind the first by name."""
-        reasons: dict[str, list[str]] = {}
-        for name in names:
-            reasons.setdefault(self._reason(name), []).append(name)
-        texts = [
-            f"{first}{f' and {len(others)} like it' if others else ''} ({reason})"
-            for reason, (first, *others) in sorted(reasons.items(), key=lambda item: -len(item[1]))
-        ]
-        return "; ".join(texts) or "by what is no named module (a shortcut or a function)"
-
-    def _measured(self, name: str) -> float:
-        leaves, structure = tree_flatten(self.arguments[name])
-        first = next((k for k, x in enumerate(leaves) if is_batch(x)), None)
-        if first is None:
-            return 0.0
-
-        def operation(x: Tensor) -> Tensor:
-            inputs, named = tree_unflatten([*leaves[:first], x, *leaves[first + 1 :]], structure)
-            return next(filter(is_batch, tree_leaves(self.parts[name](*inputs, **named))))
-
-        return degree(operation, leaves[first])
-
-    def _reason(self, name: str) -> str:
-        what = "nothing in it normalises"
-        # A normalisation is to blame unless its degree is 0, any other part if its degree is neither 0 nor 1.
-        for leaf in [part for part in self.arguments if name in _outwards(part) and self.is_leaf(part)]:
-            part, d = self.parts[leaf], self.degree(leaf)
-            if abs(d) <= self.tolerance:
-                what = "cost passes beside what normalises"
-            elif (abs(d - 1) > self.tolerance or hasattr(part, "eps")) and (leaf == name or self._matters(name, part)):
-                return _describe(part)
-        return f"{type(self.parts[name]).__name__}: {what}"
-
-    def _matters(self, name: str, part: nn.Module) -> bool:
-        """Whether it is this part, if it has a bias, that lets the module pass cost on: without it none would pass."""
-        bias = getattr(part, "bias", None)
-        if not isinstance(bias, Tensor) or hasattr(part, "eps"):
-            return True
-        kept, bias.data = bias.data, torch.zeros_like(bias)
-        without = self._measured(name)
-        bias.data = kept
-        return abs(without) <= self.tolerance
+def passes_on(call: Call, floor: float) -> Reason:
+    """Why a call passes cost on where it should have degree 0; costs up to the floor are none."""
+    leaves = [leaf for leaf in _leaves(call) if leaf.outputs]
+    for leaf in leaves:
+        if abs(leaf.passed) > floor and (_normalises(leaf) or abs(leaf.passed - leaf.cost) > floor):
+            return _describe(leaf, floor)
+    kind = type(call.part).__name__
+    if any(_normalises(leaf) or abs(leaf.passed) <= floor < abs(leaf.cost) for leaf in leaves):
+        return Reason(f"{kind}: cost passes beside what normalises", "beside")
+    return Reason(f"{kind}: nothing in it normalises", "open")
 
 
-def _outwards(name: str) -> list[str]:
-    """A module's name and those of the modules that it is in."""
-    return list(accumulate(name.split("."), "{}.{}".format))
+def keeps(call: Call, floor: float) -> list[tuple[Call, Reason]]:
+    """The innermost calls in one that should have degree 1 that pass on other than what they cost."""
+    if abs(call.passed - call.cost) <= floor:
+        return []
+    within = [found for inner in call.made if inner.inputs for found in keeps(inner, floor)]
+    return within or [(call, _describe(call, floor))]
 
 
-def _describe(part: nn.Module) -> str:
-    what = ": not homogeneous"
-    if getattr(part, "running_mean", None) is not None and not part.training:
-        what = " with running statistics, in evaluation mode"
-    elif hasattr(part, "eps"):
-        what = f" with eps = {part.eps:g}"
-    elif getattr(part, "bias", None) is not None:
-        what = " with a bias"
-    return type(part).__name__ + what
+def _leaves(call: Call) -> list[Call]:
+    return [leaf for inner in call.made for leaf in _leaves(inner)] or [call]
+
+
+def _normalises(call: Call) -> bool:
+    return hasattr(call.part, "eps") or getattr(call.part, "running_mean", None) is not None
+
+
+def _describe(call: Call, floor: float) -> Reason:
+    part, kind = call.part, type(call.part).__name__
+    if abs(call.passed) <= floor < abs(call.cost):
+        return Reason(f"{kind}: normalises, so that no cost passes it", "normalises")
+    if isinstance(part, _NormBase) and part.running_mean is not None and not part.training:
+        return Reason(f"{kind} with running statistics, in evaluation mode", "statistics")
+    if getattr(part, "running_mean", None) is not None and not isinstance(part, _NormBase):
+        return Reason(f"{kind} with statistics of its own, not the batch's", "statistics")
+    if (eps := getattr(part, "eps", None)) is not None:
+        return Reason(f"{kind} with eps = {eps:g}", "eps")
+    if getattr(part, "bias", None) is not None:
+        return Reason(f"{kind} with a bias", "bias")
+    return Reason(f"{kind}: not homogeneous", "curved")

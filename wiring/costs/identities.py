@@ -5,16 +5,15 @@
 - CO: in every cell but the last they sum to zero (Corollary).
 - T2a: the cost at the last cell's output is cross-entropy minus entropy, ``L - H`` (Theorem 2).
 
-All rest on Euler's theorem; :mod:`wiring.costs.diagnosis` has it, and finds the modules that break an identity.
+All rest on Euler's theorem, which :mod:`wiring.costs.diagnosis` has. Where cost passes that should not, or does not
+that should, a sum is off by just that much: so a module is blamed for its own part, and no module for what is left.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from operator import call
-from textwrap import fill, indent
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -22,9 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wiring.costs.diagnosis import Trace
+from wiring.costs.diagnosis import FUNCTION, LITTLE, REMEDIES, Reason, keeps, passes_on
 from wiring.costs.exact import loss_minus_entropy, random_gates, random_supernet
-from wiring.costs.probe import CostProbe, refuse_compiled
+from wiring.costs.probe import Modules, chosen, refuse_compiled
+from wiring.costs.trace import Call, Seen, Trace, upstream
 from wiring.supernet import PlainSupernet, Topology
 from wiring.supernet.normalise import Images
 
@@ -33,15 +33,24 @@ from wiring.supernet.normalise import Images
 class Finding:
     """Whether one identity holds for a model.
 
-    The residual is how far from holding it is at the worst place. T1: the largest degree of an operation. CA and CO:
-    what a sum is off, as a share of its terms' sizes (or of a thousandth of the loss, if that is more). T2a: the
-    difference as a share of ``L + H``. ``why`` says where it is worst or, if it fails, how the ``modules`` break it.
+    The residual is how far from holding it is at the worst place. T1: the largest share of the images' costs that an
+    operation passes on. CA and CO: what a sum is off, as a share of its terms' sizes; operations that cost less than a
+    thousandth of the loss are taken to cost that much. T2a: the difference as a share of ``L + H``. ``what`` says where
+    it is worst or, if it fails, what is wrong; then ``reasons`` say how the ``modules`` break it, and ``remedies`` what
+    to do about it.
     """
 
     residual: float
     holds: bool
-    why: str
+    what: str
+    reasons: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """What is wrong, and the reasons."""
+        return f"{self.what}: {'; '.join(self.reasons)}" if self.reasons else self.what
 
 
 @dataclass(frozen=True)
@@ -55,44 +64,68 @@ class Report:
         return self.findings[identity]
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"{identity} {'holds' if finding.holds else 'fails'}: residual {finding.residual:.1e} "
-            f"{'<=' if finding.holds else '>'} {self.tolerance:g}\n{indent(fill(finding.why, 94), '  ')}"
-            for identity, finding in self.findings.items()
-        )
+        lines = []
+        for identity, finding in self.findings.items():
+            relation = "holds: residual {:.1e} <=" if finding.holds else "fails: residual {:.1e} >"
+            lines.append(f"{identity} {relation.format(finding.residual)} {self.tolerance:g}")
+            lines.append(_wrapped(finding.what + ":" * bool(finding.reasons), "  "))
+            lines += [_wrapped(reason, "  - ") for reason in finding.reasons]
+            lines += [_wrapped(f"what to do: {remedy}", "  ") for remedy in finding.remedies]
+        return "\n".join(lines)
+
+
+def _wrapped(text: str, start: str) -> str:
+    return fill(text, 70, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False)
 
 
 def verify(
     model: nn.Module,
     images: Float[Tensor, "batch *shape"],
-    labels: Int[Tensor, " label"],
+    labels: Tensor,
     *,
-    operations: str,
-    cells: str,
+    operations: Modules,
+    cells: Modules,
     forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
     tolerance: float = 1e-3,
 ) -> Report:
-    """Which of the paper's identities hold for a model, from one forward and backward pass of a copy of it.
+    """Which of the paper's identities hold for a model, from one forward and one backward pass of it.
 
-    The model is a classifier built of cells. Patterns of names say which modules are its ``operations``, every edge's
-    candidates, whose outputs are summed up to nodes, and which are its ``cells``, whose output is their nodes side by
-    side. Where ``model(images)`` is not the logits, ``forward`` is: ``lambda model, images: model(images)[0]``. An
-    identity holds if its residual is at most the tolerance; a normalisation's eps alone leaves about eps / variance.
+    The model is a classifier built of cells. Its ``operations`` are every edge's candidates, whose outputs are summed
+    up to nodes; the output of its ``cells`` is their nodes side by side. Both are given as modules are to
+    :class:`CostProbe`. A cell that is no module, or runs by another method than ``forward``, is seen if its output goes
+    through one, ``self.output = nn.Identity()``. Where ``model(images)`` is not the logits, ``forward`` is:
+    ``lambda model, images: model(images)[0]``. An identity holds if its residual is at most the tolerance; a
+    normalisation's eps alone leaves about eps / variance.
 
-    The model's mode (training or evaluation) and its precision are kept, and it stays as it is: no gradient, no running
-    statistic of it changes. Raises ValueError if it is compiled, a pattern fits no module that ran, its output is no
-    matrix of finite logits, a label no class from 0, or the tolerance not positive.
+    The model runs once, in the mode (training or evaluation) and precision that it has; if it draws an architecture in
+    every pass, the one drawn is judged. Its gradients, its buffers, as running statistics, and the generators of random
+    numbers are put back. Raises ValueError if it is compiled, what is given fits no module that ran, the output is no
+    matrix of finite logits, labels are no classes from 0, or the tolerance is not positive.
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance}: must be positive; a residual is never exactly 0")
     if len(labels) != len(images):
         raise ValueError(f"labels: {len(labels)} for {len(images)} images; give one an image")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels: {labels.dtype}; give the numbers of classes, as torch.int64")
     refuse_compiled(model)
-    copy = deepcopy(model)
-    run = partial(forward or call, copy, images)
-    with Trace(copy, cells, operations, tolerance) as trace, torch.no_grad():
-        _check(run(), labels)
-    return Report(_Evidence(trace, run, labels).findings(), tolerance)
+    parts = {what: chosen(model, given, what) for what, given in (("operations", operations), ("cells", cells))}
+    losses = list[Tensor]()
+
+    def run() -> Any:
+        return (forward or call)(model, images.clone())
+
+    def loss(logits: Any) -> Tensor:
+        _check(logits, labels)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses.append(F.cross_entropy(logits, labels.long().clone()))
+        return losses[0]
+
+    names = {part: name for given in parts.values() for name, part in given.items()}
+    trace = Trace(model, run, loss, len(images), names)
+    difference = loss_minus_entropy(trace.logits.to(losses[0].dtype), labels.long()).item()
+    evidence = _Evidence(trace, model, parts, losses[0].item(), difference, tolerance)
+    return Report(evidence.findings(), tolerance)
 
 
 def verify_random(
@@ -109,65 +142,179 @@ def verify_random(
     return verify(model, images, labels, **where, forward=lambda model, x: model(x, gates), tolerance=1e-10)
 
 
-class _Evidence:
-    """What the modules of a traced model cost and pass on in one pass, and what that says of the identities."""
+_Blamed = tuple[Call, Reason]
 
-    def __init__(self, trace: Trace, run: Callable[[], Tensor], labels: Tensor) -> None:
-        self.trace, self.tolerance = trace, trace.tolerance
-        self.operations, self.cells = trace.resolve()
-        outputs, inputs = [*self.cells, *self.operations], chain(self.operations, *trace.readers.values())
-        with (
-            CostProbe(trace.model, {name: trace.parts[name] for name in outputs}) as at_outputs,
-            CostProbe(trace.model, {name: trace.parts[name] for name in inputs}, at="inputs") as at_inputs,
-        ):
-            logits = run()
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-        self.costs, self.passed = at_outputs.by_name(), at_inputs.by_name()
-        self.loss, self.difference = loss.item(), loss_minus_entropy(logits.detach(), labels).item()
+
+@dataclass(frozen=True)
+class _Part:
+    """What a module contributes to a sum that should be zero, and the degree that it should have there."""
+
+    call: Call
+    amount: float
+    degree: int
+
+
+class _Evidence:
+    """What the calls of a traced model say of the identities.
+
+    A *unit* is an outermost module that neither is a cell nor has one, or an operation, within it.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        model: nn.Module,
+        parts: Mapping[str, Mapping[str, nn.Module]],
+        loss: float,
+        difference: float,
+        tolerance: float,
+    ) -> None:
+        self.trace, self.loss, self.difference, self.tolerance = trace, loss, difference, tolerance
+        own = {what: set(given.values()) for what, given in parts.items()}
+        inside = {part: set(part.modules()) - {part} for part in model.modules()}
+        holds = {part for part, within in inside.items() if within & (own["operations"] | own["cells"])}
+        self._holding = (holds | own["cells"]) - own["operations"]
+        self.units = [
+            c for c in trace.calls if c.part not in self._holding and all(o.part in self._holding for o in c.callers())
+        ]
+        self.operations = [c for c in self.units if c.part in own["operations"] and c.outputs]
+        ran = [c for c in trace.calls if c.part in own["cells"] and c.outputs]
+        #: The outputs of the cells, by name, in the order in which they ran.
+        self.cells = {c.name: [x for other in ran if other.name == c.name for x in other.outputs] for c in ran}
+        for what, found in (("operations", self.operations), ("cells", ran)):
+            if not found:
+                first = next(iter(parts[what]))
+                raise ValueError(
+                    f"{what}: {first!r} and its like did not run, or not by a call with gradients; `forward` must call "
+                    f"the model that it is given, and what runs by another method be returned through an nn.Identity()"
+                )
+        self._outputs = {x for outputs in self.cells.values() for x in outputs}
+        self._made = {x: c for c in self.operations for x in c.outputs}
+        #: The operations of each cell.
+        self.inside = {cell: self._feeding(outputs) for cell, outputs in self.cells.items()}
+        if empty := [cell for cell, own in self.inside.items() if not own and any(x.cost for x in self.cells[cell])]:
+            raise ValueError(f"operations: none that feeds the output of the cell {empty[0]!r}")
+
+    def _feeding(self, outputs: list[Seen]) -> list[Call]:
+        before = upstream(outputs, lambda x: x in self._outputs)
+        return [c for c in self.operations if before & set(c.outputs)]
 
     def findings(self) -> dict[str, Finding]:
         """By the identity's id."""
-        degrees = {name: abs(self.trace.degree(name)) for name in self.operations}
-        passing = [name for name, d in degrees.items() if d > self.tolerance]
-        terms = {cell: [self.costs[name] for name in names] for cell, names in self.cells.items()}
-        with_output = {cell: [*costs, -self.costs[cell]] for cell, costs in terms.items()}
-        inner = {cell: [x for x in names if x in self.trace.inner_edges] for cell, names in self.cells.items()}
+        nodes = {cell: self._nodes(cell) for cell in self.cells}
         *before, last = self.cells
-        back = {cell: [*self.trace.readers[cell], *inner[cell]] for cell in before}
-        t1 = self._finding(degrees, passing, f"{len(passing)} of {len(degrees)} operations pass cost on")
-        ca = self._sums(with_output, inner, "edges do not cost what their cell's output does")
-        co = {"CO": self._sums(terms, back, "edges before the last cell cost something")} if before else {}
-        return {"T1": t1, "CA": ca, **co, "T2a": self._last_output(last)}
+        costs = {cell: [c.cost for c in calls] for cell, calls in self.inside.items()}
+        with_output = {cell: [*own, -sum(x.cost for x in self.cells[cell])] for cell, own in costs.items()}
+        ca = self._sums(with_output, nodes, "edges do not cost what their cell's output does")
+        back = {cell: [*nodes[cell], *self._readers(self.cells[cell])] for cell in before}
+        co = {"CO": self._sums(costs, back, "edges before the last cell cost something")} if before else {}
+        return {"T1": self._operations(), "CA": ca, **co, "T2a": self._last_output(last)}
 
-    def _sums(self, terms: Mapping[str, list[float]], suspects: Mapping[str, list[str]], what: str) -> Finding:
-        """Whether each cell's terms add up to 0; where they do not, its suspects that pass cost on break it."""
-        residuals, broken = {}, []
-        for cell, names in suspects.items():
-            # Operations that cost less than a thousandth of the loss in all are taken to cost that much.
+    def _nodes(self, cell: str) -> list[_Part]:
+        """What reads the sums of a cell's operations: on to its output, with degree 1, or back to them, with 0."""
+        made = {x for c in self.inside[cell] for x in c.outputs}
+        onward = self._between(self.cells[cell], made)
+        nodes = made | {x for part in onward for x in part.call.outputs}
+        return [*onward, *self._readers(nodes, {part.call for part in onward})]
+
+    def _between(self, ends: Iterable[Seen], starts: set[Seen]) -> list[_Part]:
+        """The units on the ways from some tensors to others; all should have degree 1."""
+
+        def stop(x: Seen) -> bool:
+            return x in starts or x in self._made or x in self._outputs
+
+        region = upstream(ends, stop)
+        units = [u for u in self.units if region & set(u.outputs) and upstream(u.inputs, stop) & starts]
+        return [_Part(u, u.passed - u.cost, 1) for u in units if u not in self.operations]
+
+    def _readers(self, nodes: Iterable[Seen], but: Iterable[Call] = ()) -> list[_Part]:
+        """The units that read these tensors, which should pass nothing on to them."""
+        nodes = set(nodes)
+
+        def stop(x: Seen) -> bool:
+            return x in self._outputs or x.call.part not in self._holding
+
+        read = {u: [x for x in u.inputs if upstream([x], stop) & nodes] for u in self.units if u not in but}
+        return [_Part(u, sum(x.cost for x in inputs), 0) for u, inputs in read.items() if inputs]
+
+    def _operations(self) -> Finding:
+        by_name: dict[str, list[Call]] = {}
+        for c in self.operations:
+            by_name.setdefault(c.name, []).append(c)
+        shares, broken = {}, list[_Blamed]()
+        for name, calls in by_name.items():
+            scale = max(sum(x.size for c in calls for x in c.outputs), self.loss / 1000)
+            passed = abs(sum(c.passed for c in calls))
+            shares[name] = passed / scale
+            if passed > max(self.tolerance * scale, math.hypot(*(c.rounding for c in calls))):
+                broken.append((calls[-1], passes_on(calls[-1], self.tolerance * scale)))
+        return self._finding(shares, broken, [], f"{len(broken)} of {len(shares)} operations pass cost on")
+
+    def _sums(self, terms: Mapping[str, list[float]], parts: Mapping[str, list[_Part]], what: str) -> Finding:
+        """Whether each cell's terms add up to 0; where they do not, its parts and what is left of them break it."""
+        residuals, broken, others = {}, list[_Blamed](), list[Reason]()
+        for cell, own in parts.items():
             scale = max(sum(map(abs, terms[cell])), self.loss / 1000)
             residuals[cell] = abs(sum(terms[cell])) / scale
             if residuals[cell] > self.tolerance:
-                ranked = sorted(names, key=lambda name: -abs(self.passed[name]))
-                broken += [name for name in ranked if abs(self.passed[name]) / scale > self.tolerance] or ranked[:1]
-        return self._finding(residuals, broken, what)
+                ends = [x for c in self.inside[cell] for x in c.outputs] + self.cells[cell]
+                found, rest = self._blame(sum(terms[cell]), own, scale, ends)
+                broken, others = broken + found, others + rest
+        return self._finding(residuals, broken, others, what)
 
     def _last_output(self, cell: str) -> Finding:
-        cost = self.costs[cell]
-        residual = abs(cost - self.difference) / (2 * self.loss - self.difference)  # a share of L + H
-        ran = list(self.trace.arguments)
-        head = filter(self.trace.is_leaf, ran[ran.index(cell) + 1 :])
-        broken = (name for name in head if abs(self.trace.degree(name) - 1) > self.tolerance)
+        cost = sum(x.cost for x in self.cells[cell])
+        scale = 2 * self.loss - self.difference  # L + H
+        residual = abs(cost - self.difference) / scale
         what = f"the cost at the last cell's output is {cost:.3f} and L - H is {self.difference:.3f}"
-        return self._finding({cell: residual}, broken, what, f"L - H = {self.difference:.3f}")
+        if residual <= self.tolerance:
+            return Finding(residual, True, f"L - H = {self.difference:.3f}")
+        head = self._between(self.trace.end.inputs, set(self.cells[cell]))
+        found, rest = self._blame(cost - self.difference, head, scale, [*self.cells[cell], *self.trace.end.inputs])
+        return self._finding({cell: residual}, found, rest, what)
 
-    def _finding(self, residuals: Mapping[str, float], broken: Iterable[str], fails: str, holds: str = "") -> Finding:
+    def _blame(
+        self, amount: float, parts: list[_Part], scale: float, ends: Iterable[Seen]
+    ) -> tuple[list[_Blamed], list[Reason]]:
+        """The calls that what a sum is off comes from, and the reasons for what no call explains."""
+        rounding = math.hypot(*(part.call.rounding for part in parts), *(x.rounding for x in ends))
+        floor = max(self.tolerance * scale, rounding)
+        found: list[_Blamed] = []
+        for part in sorted(parts, key=lambda part: -abs(part.amount)):
+            if abs(part.amount) > max(self.tolerance * scale, part.call.rounding):
+                found += keeps(part.call, floor) if part.degree else [(part.call, passes_on(part.call, floor))]
+        if abs(amount - sum(part.amount for part in parts)) > floor:
+            return found, [FUNCTION]
+        return found, [] if found or abs(amount) <= rounding else [LITTLE]
+
+    def _rounded(self) -> Reason:
+        return Reason(f"what {str(self.trace.logits.dtype).removeprefix('torch.')} rounds off", "rounding")
+
+    def _finding(
+        self, residuals: Mapping[str, float], broken: list[_Blamed], others: list[Reason], what: str
+    ) -> Finding:
         worst = max(residuals, key=lambda name: residuals[name])
         if residuals[worst] <= self.tolerance:
-            return Finding(residuals[worst], True, holds or f"the largest at {worst}")
-        modules = tuple(dict.fromkeys(broken))
-        return Finding(residuals[worst], False, f"{fails}: {self.trace.blame(modules)}", modules)
+            return Finding(residuals[worst], True, f"the largest at {worst}")
+        named: dict[str, Reason] = {}
+        for c, reason in broken:
+            named.setdefault(c.name, reason)
+        rest = dict.fromkeys(others or ([] if named else [self._rounded()]))
+        texts = [reason.text for reason in rest]
+        reasons = (*_grouped(named), *texts)
+        remedies = dict.fromkeys(REMEDIES[reason.kind] for reason in (*named.values(), *rest))
+        return Finding(residuals[worst], False, what, reasons, tuple(remedies), tuple(named))
+
+
+def _grouped(named: Mapping[str, Reason]) -> list[str]:
+    """The modules by what is wrong with them, the most frequent first; of each kind the first by name."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in named.items():
+        groups.setdefault(reason.text, []).append(name)
+    return [
+        f"{first}{f' and {len(others)} like it' if others else ''} ({text})"
+        for text, (first, *others) in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
 
 
 def _check(logits: Any, labels: Tensor) -> None:
