@@ -89,6 +89,8 @@ def check(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
             raise ChapterError(f"parameter {key} = {value!r} of chapter {name!r}: {reason} ({annotation})") from error
+        if isinstance(value, str) and value.startswith("folder:"):  # so that the notebook runs in another folder, too
+            checked[key] = f"folder:{Path(value.removeprefix('folder:')).expanduser().resolve()}"
         # Whole numbers are counts, of seeds, cells, images, epochs; the seed alone may be 0.
         least = int(key != "seed")
         if annotation.startswith("int") and value is not None and value < least:

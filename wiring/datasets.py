@@ -5,8 +5,11 @@ names (torchvision's files, or an image-folder tree ``train/<class>/*``), or dow
 ``folder:PATH`` is any image-folder tree. Both packages take seconds to import, so the functions that need them do.
 """
 
+import hashlib
+import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image, ImageMode
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from wiring import folders
 from wiring.supernet.normalise import Images
 
 Labels = Int64[Tensor, " image"]
@@ -28,6 +31,10 @@ Labels = Int64[Tensor, " image"]
 Moments = tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]]
 #: As they are stored; :data:`Images` are what the supernet sees.
 RawImages = UInt8[Tensor, "image height width channel"]
+
+
+#: Says what a data set holds, and what of it is not read.
+LOG = logging.getLogger("wiring.data")
 
 
 class DataError(ValueError):
@@ -61,6 +68,23 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __str__(self) -> str:
+        height, width, channels = self.pixels.shape[1:]
+        counts = self.labels.bincount(minlength=len(self.classes)).tolist()
+        shown = [f"{name} ({count})" for name, count in zip(self.classes, counts, strict=True)]
+        more = [f"{len(shown) - 10} more"] * (len(shown) > 10)
+        text = ", ".join(shown[:10] + more)
+        return f"{self.name}: {len(self)} images, {width}x{height}x{channels}, of {len(counts)} classes: {text}"
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells these images from others: their number and size, and digests of class names, labels and pixels."""
+        parts = {"pixels": self.pixels, "labels": self.labels}
+        digests = {
+            name: hashlib.sha256(memoryview(x.cpu().contiguous().numpy())).hexdigest() for name, x in parts.items()
+        }
+        classes = hashlib.sha256(json.dumps(self.classes).encode()).hexdigest()
+        return {"shape": "x".join(map(str, self.pixels.shape)), "class names": classes, **digests}
+
     def to(self, device: torch.device | str) -> "Dataset":
         """The same images on that device."""
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
@@ -81,6 +105,14 @@ class Dataset:
         labels = self.labels.clone()
         labels[noisy] = torch.randint(len(self.classes), noisy.shape, generator=generator).to(labels.device)
         return replace(self, labels=labels)
+
+
+def difference(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
+    """In what the fingerprints of two data sets differ; what one of them does not say is taken to be the same."""
+    for name in here:
+        if there.get(name, here[name]) != here[name]:
+            return f"{name} {there[name]} there, {here[name]} here" if name == "shape" else f"other {name}"
+    return None
 
 
 def check_batch(batch: int, images: int, name: str) -> None:
@@ -196,40 +228,30 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
 
 
 def _folder(path: Path, name: str, seed: int, images: int | None, image_size: int | None) -> Dataset:
-    """Read an image-folder tree, ``PATH/train/<class>/*`` or ``PATH/<class>/*``; only the subset is decoded."""
-    from torchvision.datasets import ImageFolder
-
+    """Read an image-folder tree (:func:`wiring.folders.scan`); only the subset is decoded."""
+    given = f"data = 'folder:{path}'"
+    if not path.is_dir():
+        raise DataError(f"{given}: {'is a file' if path.exists() else 'no such folder'}")
     try:
-        root = path / "train" if (path / "train").is_dir() else path
-        if not root.is_dir():
-            raise DataError(f"data = 'folder:{path}': {'is a file' if root.exists() else 'no such folder'}")
-        tree = ImageFolder(str(root))
-    except OSError as error:
-        # torchvision names the empty classes, or says that there is no class folder.
-        raise DataError(f"data = 'folder:{path}': {str(error).splitlines()[0]}") from error
-    if len(tree.classes) < 2:
-        raise DataError(f"data = 'folder:{path}': only one class folder, {tree.classes[0]!r}; give two or more")
-    chosen = _subset(len(tree), images, seed, name)
+        tree = folders.scan(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{given}: {error}") from error
+    chosen = _subset(len(tree.files), images, seed, name)
     pixels: list[np.ndarray] = []
     for index in tqdm(chosen.tolist(), desc=f"reading {name}", disable=None, leave=False):
-        file, _ = tree.samples[index]
+        file = tree.files[index]
         try:
-            with Image.open(file) as opened:
-                # More than eight bits a channel would be clipped without a word.
-                if np.dtype(ImageMode.getmode(opened.mode).typestr).itemsize > 1:
-                    raise ValueError(f"mode {opened.mode}; allowed: eight bits a channel")
-                # A palette may hold transparency, which only RGBA can take over.
-                image = (opened.convert("RGBA") if opened.mode == "P" else opened).convert("RGB")
-                if image_size is not None:
-                    image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-                pixels.append(np.asarray(image))
-        except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"data = 'folder:{path}': {file} is not a readable image ({error})") from error
+            pixels.append(folders.read(file, image_size))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{given}: {file} is not a readable image ({error})") from error
         if pixels[-1].shape != pixels[0].shape:
             sizes = " and ".join("x".join(map(str, p.shape[1::-1])) for p in (pixels[0], pixels[-1]))
-            raise DataError(f"data = 'folder:{path}': images of {sizes} pixels ({file}); give image_size")
-    stacked, labels = torch.from_numpy(np.stack(pixels)), torch.tensor(tree.targets)[chosen]
-    return Dataset(name, tuple(tree.classes), stacked, labels)
+            raise DataError(f"{given}: images of {sizes} pixels ({file}); give image_size")
+    if tree.unread and images != 1:
+        LOG.warning(
+            "%s: %s not read; read are %s", name, folders.listed(tree.unread), " ".join(sorted(folders.FORMATS))
+        )
+    return Dataset(name, tree.classes, torch.from_numpy(np.stack(pixels)), torch.tensor(tree.labels)[chosen])
 
 
 def sample(name: str, images: int, seed: int = 0, size: int | None = None) -> tuple[Images, Labels]:

@@ -11,7 +11,7 @@ import pytest
 from command import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from short_run import FILES, RUN, UNFINISHED, same_results, without_epochs
+from short_run import FILES, RUN, UNFINISHED, same_results, without_progress
 
 from wiring.search import records
 from wiring.search.records import CHECKPOINTS, RecordError
@@ -80,7 +80,7 @@ def capture(function):
     """A call's exit status and what it wrote to the standard error; hypothesis and capsys do not go together."""
     errors = io.StringIO()
     with redirect_stderr(errors), redirect_stdout(io.StringIO()):
-        return function(), without_epochs(errors.getvalue())
+        return function(), without_progress(errors.getvalue())
 
 
 def test_file_that_points_out_of_the_folder_is_refused(folders, tmp_path):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from command import call, snapshot
-from short_run import RUN, same_results, without_epochs
+from short_run import RUN, same_results, without_progress
 
 
 @pytest.mark.parametrize("kilobytes", [0, 1, 4, 9, 16, 20])
@@ -23,7 +23,7 @@ def test_full_disk_leaves_no_part_of_a_file_and_the_run_goes_on_later(folders, t
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    err = without_epochs(capsys.readouterr().err)
+    err = without_progress(capsys.readouterr().err)
     assert kilobytes * 1024 < max(path.stat().st_size for path in folders.glob("*/*"))
     assert status == 2
     assert err.count("\n") == 1
@@ -65,7 +65,7 @@ def test_run_that_filled_its_disk_goes_on_when_there_is_room(folders, tmp_path, 
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "status").read_text() == "2\n", done
-    assert without_epochs(done.stderr).count("\n") == 1
+    assert without_progress(done.stderr).count("\n") == 1
     assert "No space left on device" in done.stderr
     assert "partial" not in (tmp_path / "left").read_text()
     assert same_results(tmp_path, folders / "finished-0")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from command import call
-from short_run import RUN, same_results, without_epochs
+from short_run import RUN, same_results, without_progress
 
 from wiring.search import loop as search
 from wiring.search import records
@@ -34,7 +34,7 @@ def test_failing_device_is_said_in_one_line_and_leaves_a_checkpoint(folders, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Search, "_learn", failing)
         assert call(*RUN, "--out", str(tmp_path / "run")) == 2
-    err = without_epochs(capsys.readouterr().err)
+    err = without_progress(capsys.readouterr().err)
     assert err.count("\n") == 1
     assert [part for part in parts if part not in err] == []
     assert records.load_checkpoint(tmp_path / "run")["epoch"] == 1

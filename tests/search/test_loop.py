@@ -739,15 +739,18 @@ loop.run("p1-quick", **{SHORT})
 
 
 def test_a_line_an_epoch_is_said_where_it_was_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(search, "_LOG", logging.Logger("of its own"))
+    own = logging.Logger("of its own")
+    monkeypatch.setattr(search, "_LOG", own)
+    monkeypatch.setattr(search.LOG, "parent", own)
     for _ in range(2):
         search.log_epochs()
     for folder, name in ((tmp_path / "mine", "mine"), (None, "search")):
         run("p1-quick", folder, **SHORT)
         out, err = capsys.readouterr()
         said = r"loss \d\.\d{3}, accuracy [01]\.\d{3}, edges dropped [0-5]/5, "
-        lines = (rf"{name}: epoch 1/2, {said}\d\d:\d\d left", f"{name}: epoch 2/2, {said}00:00 left")
-        assert [bool(re.fullmatch(*pair)) for pair in zip(lines, err.splitlines(), strict=True)] == [True, True]
+        data = r"digits \(scikit-learn\): 32 images, 8x8x1, of 10 classes: 0 \(\d+\), .*"
+        lines = (data, rf"{name}: epoch 1/2, {said}\d\d:\d\d left", f"{name}: epoch 2/2, {said}00:00 left")
+        assert [bool(re.fullmatch(*pair)) for pair in zip(lines, err.splitlines(), strict=True)] == [True] * 3
         assert out == ""
 
 

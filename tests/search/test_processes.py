@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from command import call
-from short_run import RUN, same_results, without_epochs
+from short_run import RUN, same_results, without_progress
 
 STARTING = """
 import json, sys
@@ -33,7 +33,8 @@ def test_of_eight_processes_that_start_one_run_one_does_it_and_the_others_say_so
     )
     statuses = json.loads(done.stdout)
     said = [
-        ((tmp_path / f"out-{k}").read_text(), without_epochs((tmp_path / f"errors-{k}").read_text())) for k in range(8)
+        ((tmp_path / f"out-{k}").read_text(), without_progress((tmp_path / f"errors-{k}").read_text()))
+        for k in range(8)
     ]
     did = [k for k, (out, _) in enumerate(said) if out and "finished before" not in out]
     assert len(did) == 1, said

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from short_run import without_epochs
+from short_run import without_progress
 
 from wiring.__main__ import main
 
@@ -43,7 +43,7 @@ def status_of(number):
 
 
 def report(name, how, status, errors):
-    print(json.dumps([name, how, status, without_epochs(errors.read_text())]), flush=True)
+    print(json.dumps([name, how, status, without_progress(errors.read_text())]), flush=True)
 
 
 def kill_at_random(name, arguments, errors, random, kills, longest):

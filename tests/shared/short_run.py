@@ -12,7 +12,7 @@ from wiring.search.records import CHECKPOINTS
 FIELDS = ["--images=32", "--batch=8", "--cells=1", "--channels=1", "--epochs=3", "--topology=simplified"]
 RUN = ["run", "p1-quick", *FIELDS]
 FILES = ["experiment.json", "scalars.csv", "arrays.npz", "done.json"]
-UNFINISHED = ["experiment.json", *CHECKPOINTS]
+UNFINISHED = ["experiment.json", "data.json", *CHECKPOINTS]
 
 
 def same_results(folder, other):
@@ -20,9 +20,13 @@ def same_results(folder, other):
     return all((folder / file).read_bytes() == (other / file).read_bytes() for file in ("scalars.csv", "arrays.npz"))
 
 
-def without_epochs(errors):
-    """What a command wrote to the standard error, but for the lines that say how far its search is."""
-    return "".join(line for line in errors.splitlines(True) if not re.match(r"\S+: epoch \d+/\d+, loss ", line))
+#: What is no error: what the data are, and how far the search is.
+PROGRESS = re.compile(r"\S+: epoch \d+/\d+, loss |.+: \d+ images, \d+x\d+x\d+, of \d+ classes: ")
+
+
+def without_progress(errors):
+    """What a command wrote to the standard error, but for the lines that tell of its progress."""
+    return "".join(line for line in errors.splitlines(True) if not PROGRESS.match(line))
 
 
 def stop_after(steps, call):

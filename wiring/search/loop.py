@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
@@ -28,7 +28,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from wiring.costs.probe import GateProbe, Statistics
-from wiring.datasets import Dataset, Labels, Loader, load_dataset
+from wiring.datasets import LOG, DataError, Dataset, Labels, Loader, difference, load_dataset
 from wiring.search import records, signals
 from wiring.search.experiments import LEVELS, Experiment, from_json, preflight, preset, to_json
 from wiring.search.records import GROUPS, Record, RecordError
@@ -74,7 +74,7 @@ class Search:
     def __init__(self, experiment: Experiment, dataset: Dataset) -> None:
         self.experiment = e = experiment
         self.device = torch.device(e.device)
-        self.data_name = dataset.name
+        self.data_name, self.fingerprint = dataset.name, dataset.fingerprint()
         dataset = dataset.with_label_noise(e.label_noise, generator(e.seed, "labels")).to(self.device)
 
         self.generators = {name: generator(e.seed, name) for name in ("batches", "architectures")}
@@ -200,6 +200,7 @@ class Search:
         provenance = {
             "operations": list(NAMES),
             "data": self.data_name,
+            "fingerprint": self.fingerprint,
             "images": {split: len(loader.dataset) for split, loader in self.loaders.items()},
             "device": f"{self.device.type} ({name})",
             "threads": self.experiment.threads,
@@ -215,6 +216,7 @@ class Search:
         return {
             "experiment": to_json(self.experiment),
             "operations": list(NAMES),
+            "data": self.fingerprint,
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
@@ -230,9 +232,11 @@ class Search:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raises ValueError if it is another experiment's, or of other operations."""
+        """Go on from a state. Raises ValueError if it is another experiment's, or of other images or operations."""
         if from_json(state["experiment"]) != self.experiment:
             raise ValueError("the checkpoint belongs to another experiment")
+        if differs := difference(state.get("data", {}), self.fingerprint):
+            raise ValueError(f"the checkpoint is of a run on other data: {differs}")
         records.check_operations(state)
         for name, random in self.generators.items():
             random.set_state(state["generators"][name])
@@ -272,21 +276,34 @@ def run(
     if path is not None:
         records.check_run(path, e)
         if records.is_done(path):
-            return records.load(path)
+            return finished(path, e, dataset)
     preflight(e, dataset=dataset)
     with _computing(e):
-        search = Search(e, load_dataset(e.data if dataset is None else dataset, e.image_size, e.images, e.seed))
+        search = Search(e, source := _source(e, dataset))
         if path is None:
-            _finish(search, None)
+            _finish(search, source, None)
             return search.record()
         with records.locked(path):
             records.open_run(path, e)
+            records.check_data(path, search.fingerprint)
             # Another process may have run it in the meantime.
             if not records.is_done(path):
                 _resume(search, path)
-                _finish(search, path)
+                _finish(search, source, path)
                 records.save(path, search.record())
     return records.load(path)
+
+
+def _source(e: Experiment, dataset: Dataset | None) -> Dataset:
+    return load_dataset(e.data if dataset is None else dataset, e.image_size, e.images, e.seed)
+
+
+def finished(folder: Path, e: Experiment, dataset: Dataset | None = None) -> Record:
+    """The record of a finished run. Raises RecordError if it is damaged, or the images are there and are others."""
+    record = records.load(folder)
+    with suppress(DataError):
+        records.check_data(folder, _source(e, dataset).fingerprint())
+    return record
 
 
 def _resume(search: Search, folder: Path) -> None:
@@ -299,11 +316,12 @@ def _resume(search: Search, folder: Path) -> None:
         raise RecordError(f"{folder}/{records.CHECKPOINTS[0]} does not fit its experiment: {error}") from error
 
 
-def _finish(search: Search, folder: Path | None) -> None:
-    """Run the epochs that are left, with a checkpoint in the folder after each and where a signal arrives."""
+def _finish(search: Search, source: Dataset, folder: Path | None) -> None:
+    """Say what the images are and run the epochs that are left, with a checkpoint in the folder after each and where a signal arrives."""
     steps, started = search.steps, time.perf_counter() - search.seconds
     epochs = search.experiment.epochs + search.experiment.measuring_epochs
     done = search.epoch * steps + search.step
+    LOG.info("%s", source)
     with signals.kept() as arrived, tqdm(total=epochs * steps, initial=done, disable=None, unit="step") as bar:
         while search.epoch < epochs and not arrived:
             bar.set_description(f"epoch {search.epoch + 1}/{epochs}")
@@ -353,10 +371,11 @@ class _Stderr(logging.Handler):
 
 
 def log_epochs() -> None:
-    """Let this process' searches write what they log, a line an epoch, to stderr; on a terminal a bar shows it."""
-    if not _LOG.handlers and not sys.stderr.isatty():
-        _LOG.addHandler(_Stderr())
-        _LOG.setLevel(logging.INFO)
+    """Let this process' searches say on stderr what data they have and, where no terminal shows a bar, a line an epoch."""
+    logger = LOG if sys.stderr.isatty() else _LOG
+    if not logger.handlers:
+        logger.addHandler(_Stderr())
+        logger.setLevel(logging.INFO)
 
 
 def keep_memory() -> bool:

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from wiring.search.experiments import Experiment, preflight, preset, to_dict, to_json, with_fields
-from wiring.search.loop import DeviceFailed, keep_memory, log_epochs, run
+from wiring.search.loop import DeviceFailed, finished, keep_memory, log_epochs, run
 from wiring.search.records import Record, check_run, is_done, load
 
 #: How often a local worker may die before the runs that are left are given up; what Dask allows a task by default.
@@ -131,6 +131,8 @@ def runs(experiment: str | Experiment, grid: Mapping[str, Iterable[Any]], out: P
         preflight(e, device=device)
     for folder, e in folders.items():
         check_run(folder, e)
+    for folder, e in islice(((folder, e) for folder, e in folders.items() if is_done(folder)), 1):
+        finished(folder, e)  # of a sweep's runs, all on the same data, one is held against it
     # A worker has a working folder of its own.
     left = {str(folder): partial(run, e, folder.resolve()) for folder, e in folders.items() if not is_done(folder)}
     return Tasks(len(chosen), left, min(map(places, chosen)))
