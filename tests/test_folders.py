@@ -44,6 +44,12 @@ def and_then(make, change):
 
 TWO = ("a/0.png", "b/0.png")
 IN_TRAIN = ("train/a/0.png", "train/b/0.png")
+
+
+def with_one_more(make):
+    return and_then(layout(*TWO), lambda root: make(root / "a/1.png"))
+
+
 #: What a tree is -> how to make it, and the number of images of each class as it is read.
 READ = {
     "classes": (layout(*TWO), {"a": 1, "b": 1}),
@@ -131,9 +137,9 @@ REFUSED = {
     "train alone, of images": (layout("train/0.png"), "train/ has no folder"),
     "train and test of images": (layout("train/0.png", "test/0.png"), "train/ has no folder"),
     "train, empty": (lambda root: (root / "train").mkdir(parents=True), "train/ has no folder"),
-    "one image of another size": (and_then(layout(*TWO), lambda root: picture(root / "a/1.png", size=(5, 4))), "4x4 and 5x4|5x4 and 4x4"),
-    "a text named as an image": (and_then(layout(*TWO), lambda root: (root / "a/1.png").write_text("x")), "a/1.png is not"),
-    "a broken link": (and_then(layout(*TWO), lambda root: (root / "a/1.png").symlink_to("none.png")), "a/1.png is not"),
+    "one image of another size": (with_one_more(lambda file: picture(file, size=(5, 4))), "4x4 and 5x4|5x4 and 4x4"),
+    "a text named as an image": (with_one_more(lambda file: file.write_text("x")), "a/1.png is not"),
+    "a broken link": (with_one_more(lambda file: file.symlink_to("none.png")), "a/1.png is not"),
 }  # fmt: skip
 
 

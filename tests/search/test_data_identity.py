@@ -34,9 +34,10 @@ def stopped_after_one_epoch(monkeypatch, experiment, folder, **options):
         save(path, state)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(records, "save_checkpoint", save_and_stop)
-        run(experiment, folder, **options)
+        with pytest.raises(KeyboardInterrupt):
+            run(experiment, folder, **options)
 
 
 def replaced_pixels(root):
@@ -82,7 +83,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch, change, said)
         assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
         (tmp_path / "run/data.json").rename(tmp_path / "data.json")  # without it the checkpoint knows
         before.pop("data.json")
-        with pytest.raises(RecordError, match="checkpoint.pt does not fit .* other data: "):
+        with pytest.raises(RecordError, match=r"checkpoint\.pt does not fit .* other data: "):
             run(experiment, tmp_path / "run")
         shutil.copy(tmp_path / "data.json", tmp_path / "run/data.json")
         before["data.json"] = (tmp_path / "run/data.json").read_bytes()

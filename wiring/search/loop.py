@@ -317,7 +317,7 @@ def _resume(search: Search, folder: Path) -> None:
 
 
 def _finish(search: Search, source: Dataset, folder: Path | None) -> None:
-    """Say what the images are and run the epochs that are left, with a checkpoint in the folder after each and where a signal arrives."""
+    """Run the epochs that are left; a checkpoint goes to the folder after each, and where a signal arrives."""
     steps, started = search.steps, time.perf_counter() - search.seconds
     epochs = search.experiment.epochs + search.experiment.measuring_epochs
     done = search.epoch * steps + search.step
@@ -371,7 +371,7 @@ class _Stderr(logging.Handler):
 
 
 def log_epochs() -> None:
-    """Let this process' searches say on stderr what data they have and, where no terminal shows a bar, a line an epoch."""
+    """Let this process' searches say on stderr what their data are and, where no bar shows it, a line an epoch."""
     logger = LOG if sys.stderr.isatty() else _LOG
     if not logger.handlers:
         logger.addHandler(_Stderr())
