@@ -79,9 +79,7 @@ class Dataset:
     def fingerprint(self) -> dict[str, str]:
         """What tells these images from others: their number and size, and digests of class names, labels and pixels."""
         parts = {"pixels": self.pixels, "labels": self.labels}
-        digests = {
-            name: hashlib.sha256(memoryview(x.cpu().contiguous().numpy())).hexdigest() for name, x in parts.items()
-        }
+        digests = {name: hashlib.sha256(x.cpu().contiguous().numpy().data).hexdigest() for name, x in parts.items()}
         classes = hashlib.sha256(json.dumps(self.classes).encode()).hexdigest()
         return {"shape": "x".join(map(str, self.pixels.shape)), "class names": classes, **digests}
 
