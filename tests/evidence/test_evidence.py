@@ -17,7 +17,16 @@ from wiring.chapters import chapters
 from wiring.costs.identities import Finding, Report
 from wiring.evidence import claims, measures, verdicts
 from wiring.evidence.claims import CLAIMS, Claim
-from wiring.evidence.measures import final_accuracy, gone, largest_drop, recovered, recovery, retained, turning_epoch
+from wiring.evidence.measures import (
+    edge_costs,
+    final_accuracy,
+    gone,
+    largest_drop,
+    recovered,
+    recovery,
+    retained,
+    turning_epoch,
+)
 from wiring.evidence.verdicts import compare, interval, judge
 from wiring.search.experiments import PRESETS, Experiment
 from wiring.search.records import Record
@@ -309,6 +318,20 @@ def test_a_claim_against_other_runs_is_about_the_differences_of_pairs():
     with pytest.raises(ValueError, match=r"X4.*dsnas-code"):
         judge("X4", [(alone[0], log_sum)])
     assert np.isnan(measures.final_lead(record(*["KK"] * 5)))
+
+
+@given(st.integers(0, 99))
+@examples(20)
+def test_an_edges_cost_is_the_mean_over_what_it_drew(seed):
+    random = np.random.default_rng(seed)
+    count = random.integers(0, 4, (2, 1, 3, 5, 8)).astype(float)
+    count[..., 0] += 1  # every edge drew something
+    mean = np.where(count > 0, random.normal(size=count.shape), np.nan)
+    run = Record(Experiment(), pd.DataFrame(), {"cost_mean": mean, "cost_count": count}, {})
+    for epoch, cell, edge in product((1, 2), range(3), range(5)):
+        times, costs = (array[epoch - 1, 0, cell, edge] for array in (count, mean))
+        drawn = [cost for cost, n in zip(costs, times, strict=True) for _ in range(int(n))]
+        assert edge_costs(run, epoch)[cell, edge] == pytest.approx(sum(drawn) / len(drawn))
 
 
 @pytest.mark.parametrize(("costs", "epoch"), [([2, 1, -1, 3, -2], 3), ([-1, 1], 1), ([2, 0], None)])

@@ -3,6 +3,7 @@
 from wiring.evidence.claims import CLAIMS, Claim
 from wiring.evidence.measured import course_costs
 from wiring.evidence.measures import (
+    edge_costs,
     final_accuracy,
     generalisation_gap,
     gone,
@@ -17,6 +18,7 @@ from wiring.evidence.verdicts import Verdict, compare, interval, judge, judge_al
 __all__ = ["CLAIMS", "Claim", "Verdict", "compare", "interval", "judge", "judge_all", "recorded", "references"]
 __all__ += [
     "course_costs",
+    "edge_costs",
     "final_accuracy",
     "generalisation_gap",
     "gone",

@@ -100,6 +100,12 @@ def turning_epoch(record: Record) -> int | None:
     return None if negative.empty else int(negative.iloc[0])
 
 
+def edge_costs(record: Record, epoch: int = 1) -> Float[np.ndarray, "cell edge"]:
+    """Mean cost of what each edge drew in an epoch, on the split that α learns from; in nats, None counted as 0."""
+    mean, count = (record.arrays[f"cost_{name}"][epoch - 1, 0] for name in ("mean", "count"))
+    return np.nansum(mean * count, axis=2) / count.sum(2)
+
+
 def width_preference(record: Record) -> float:
     """Share of input edges retained minus that of intermediate edges; NaN without both."""
     return _retained_from(record, *record.experiment.topology.inputs) - _retained_from(record, 0)

@@ -45,7 +45,7 @@ class Experiment:
     """
 
     topology: Annotated[Topology, BeforeValidator(_named)] = MINIMAL
-    """the cell: minimal, simplified, darts, control, equal, swapped, chain or, in Python, any Topology"""
+    """the cell: minimal, simplified, darts, control, equal, swapped, chain, no-skip or, in Python, any Topology"""
     cells: Count = 8
     """number of cells"""
     reductions: tuple[int, ...] = ()

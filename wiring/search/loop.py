@@ -260,12 +260,12 @@ def run(
 ) -> Record:
     """Run a search to its end, showing progress on a terminal: a preset or an experiment, with ``changes`` of fields.
 
-    An unfinished run of the same experiment in ``folder`` is resumed where it was saved, after an epoch or after the
-    step in which a signal stopped it; a finished one is read; ``None`` keeps nothing. A ``dataset`` of images in memory
-    is used in place of the experiment's ``data``, which becomes its name.
+    An unfinished run of the same experiment on the same images in ``folder`` is resumed where it was saved, after an
+    epoch or after the step in which a signal stopped it; a finished one is read; ``None`` keeps nothing. A ``dataset``
+    of images in memory is used in place of the experiment's ``data``, which becomes its name.
 
-    Raises ValueError before anything is written: what ``preflight`` refuses, or the folder holds something
-    else or a damaged run, or another process runs there (:class:`wiring.RecordError`). Later, and the last checkpoint
+    Raises ValueError before anything is written: what ``preflight`` refuses, or the folder holds something else, a run
+    on other images or a damaged one, or another process runs there (:class:`wiring.RecordError`). Later, and the last checkpoint
     stays: Diverged, if the loss or a cost stops being a number; DeviceFailed; OSError, if a file cannot be written, as
     on a full disk; :class:`wiring.search.signals.Stopped`, if Ctrl-C or SIGTERM stopped it, in the main thread, after
     the step in hand, which is saved.

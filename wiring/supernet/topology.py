@@ -133,6 +133,7 @@ CHAIN = complete((1, 1), 2)
 #: Name -> topology: what an experiment's topology may be called.
 TOPOLOGIES: dict[str, Topology] = {"minimal": MINIMAL, "simplified": SIMPLIFIED, "darts": complete((2, 1), 4)}
 TOPOLOGIES |= {"control": CONTROL, "equal": EQUAL, "swapped": SWAPPED, "chain": CHAIN}
+TOPOLOGIES["no-skip"] = MINIMAL.without_operations("skip_connect")
 
 
 def topology_name(topology: Topology) -> str:
