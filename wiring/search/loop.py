@@ -265,10 +265,10 @@ def run(
     of images in memory is used in place of the experiment's ``data``, which becomes its name.
 
     Raises ValueError before anything is written: what ``preflight`` refuses, or the folder holds something else, a run
-    on other images or a damaged one, or another process runs there (:class:`wiring.RecordError`). Later, and the last checkpoint
-    stays: Diverged, if the loss or a cost stops being a number; DeviceFailed; OSError, if a file cannot be written, as
-    on a full disk; :class:`wiring.search.signals.Stopped`, if Ctrl-C or SIGTERM stopped it, in the main thread, after
-    the step in hand, which is saved.
+    on other images or a damaged one, or another process runs there (:class:`wiring.RecordError`). Later, and the last
+    checkpoint stays: Diverged, if the loss or a cost stops being a number; DeviceFailed; OSError, if a file cannot be
+    written, as on a full disk; :class:`wiring.search.signals.Stopped`, if Ctrl-C or SIGTERM stopped it, in the main
+    thread, after the step in hand, which is saved.
     """
     e = preset(experiment, **changes)
     e = e if dataset is None else replace(e, data=dataset.name)
