@@ -334,6 +334,29 @@ def test_an_edges_cost_is_the_mean_over_what_it_drew(seed):
         assert edge_costs(run, epoch)[cell, edge] == pytest.approx(sum(drawn) / len(drawn))
 
 
+def priced(costs, topology=MINIMAL):
+    """A run in whose first epoch every edge of every cell cost so much."""
+    costs = np.array(costs)
+    shape = (1, 1, *costs.shape, 8)
+    arrays = {"cost_mean": np.broadcast_to(costs[..., None], shape), "cost_count": np.ones(shape)}
+    return Record(Experiment(topology=topology, cells=len(costs)), pd.DataFrame(), arrays, {})
+
+
+def test_what_an_edge_pays_for_depth_is_told_from_what_it_pays_for_its_place():
+    # Cell 0 reads the stem twice. Cells 1 and 3 read by edges 1 and 3 what is a cell deeper than by 0 and 2; in cell 2
+    # both are one deep.
+    none, deep, place = [0.0] * 5, [-1.0, 1, -2, 2, 9], [-1.0, 2, -1, 2, 9]
+    assert measures.depth_preference(priced([none, deep, none, deep])) == pytest.approx(3)
+    assert measures.depth_preference(priced([place] * 4)) == pytest.approx(0)
+    assert measures.depth_preference(priced([deep, place, deep, place])) == pytest.approx(0)
+    assert measures.depth_preference(priced([none, none, place])) == pytest.approx(-3)
+    swapped = [[own[1], own[0], own[3], own[2], own[4]] for own in (none, deep, none, deep)]
+    assert measures.depth_preference(priced(swapped, TOPOLOGIES["swapped"])) == pytest.approx(3)
+    for cells in ([none], [none, deep]):  # in two cells no two inputs are as deep
+        assert np.isnan(measures.depth_preference(priced(cells)))
+    assert np.isnan(measures.depth_preference(priced([deep] * 8, TOPOLOGIES["chain"])))
+
+
 @pytest.mark.parametrize(("costs", "epoch"), [([2, 1, -1, 3, -2], 3), ([-1, 1], 1), ([2, 0], None)])
 def test_the_turning_epoch_is_the_first_with_a_negative_cost(costs, epoch):
     assert turning_epoch(costly([0.1] * len(costs), costs)) == epoch
@@ -630,6 +653,7 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
         "X2": (measures.final_lead, "below", 0),
         "X3": (measures.final_lead, "below", 0),
         "X4": (measures.final_lead, "below", 0),
+        "X5": (measures.depth_preference, "above", 0),
         "B1": (measures.gap_of_correct, "below", 1.5),
         "B2-loss": (measures.loss_gap_of_wrong, "above", 1.5),
         "B2-entropy": (measures.entropy_gap_of_wrong, "below", 1 / 1.5),

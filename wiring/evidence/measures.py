@@ -106,6 +106,27 @@ def edge_costs(record: Record, epoch: int = 1) -> Float[np.ndarray, "cell edge"]
     return np.nansum(mean * count, axis=2) / count.sum(2)
 
 
+def depth_preference(record: Record) -> float:
+    """Cost of the edges that read the deeper input minus that of the others, less the same where none is deeper (nats).
+
+    An input is as deep as the fewest cells that lead from the stem to it. Compared are mean costs of the first epoch,
+    cell by cell; where both inputs are as deep, those from the last cell with those from the cell before, and a cell
+    whose inputs are the same is left out. NaN without cells of both kinds.
+    """
+    topology, costs = record.experiment.topology, edge_costs(record)
+    depths, by_depth, by_place = [0], list[float](), list[float]()
+    for cell, own in enumerate(costs):
+        reads = topology.sources(cell)
+        of_inputs = [depths[at] for at in reads]
+        depths.append(1 + min(of_inputs))
+        measure, found = (of_inputs, by_depth) if len(set(of_inputs)) > 1 else (list(reads), by_place)
+        if len(set(measure)) > 1:
+            of_edges = np.array([measure[i] if i < len(reads) else -1 for i, _ in topology.edges])
+            low, high = (own[of_edges == extreme(measure)].mean() for extreme in (min, max))
+            found.append(float(high - low))
+    return float(np.mean(by_depth) - np.mean(by_place)) if by_depth and by_place else np.nan
+
+
 def width_preference(record: Record) -> float:
     """Share of input edges retained minus that of intermediate edges; NaN without both."""
     return _retained_from(record, *record.experiment.topology.inputs) - _retained_from(record, 0)
