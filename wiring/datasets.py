@@ -78,7 +78,7 @@ class Dataset:
 
     def fingerprint(self) -> dict[str, str]:
         """What tells these images from others: their number and size, and digests of class names, labels and pixels."""
-        parts = {"pixels": self.pixels, "labels": self.labels}
+        parts = {"labels": self.labels, "pixels": self.pixels}
         digests = {name: hashlib.sha256(x.cpu().contiguous().numpy().data).hexdigest() for name, x in parts.items()}
         classes = hashlib.sha256(json.dumps(self.classes).encode()).hexdigest()
         return {"shape": "x".join(map(str, self.pixels.shape)), "class names": classes, **digests}
@@ -161,10 +161,15 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by name (``digits``, ``cifar10``, ``folder:PATH``), or take one that is in memory.
 
-    ``image_size`` resizes to squares of that many pixels, ``images`` keeps a random subset of that many, drawn by
-    ``seed``; None leaves both as they are. Raises DataError if there is no such data set, or its files are missing,
-    broken or not all of one size.
+    ``image_size`` resizes to squares of that many pixels (an image that is none is squashed), ``images`` keeps a random
+    subset of that many, drawn by ``seed``; None leaves both as they are. A folder is ``PATH/<class>/*`` or
+    ``PATH/train/<class>/*``, of JPEG, PNG, BMP, TIFF, WebP and PNM files, which are turned upright as their EXIF says;
+    what is hidden is left out, what else is not read is said. Raises DataError if there is no such data set, or its
+    files are missing, broken or not all of one size.
     """
+    for name, least in (("image_size", image_size), ("images", images)):
+        if least is not None and least < 1:
+            raise DataError(f"{name} = {least}: must be at least 1")
     if data == "digits":
         data = _digits()
     if isinstance(data, Dataset):
@@ -234,6 +239,7 @@ def _folder(path: Path, name: str, seed: int, images: int | None, image_size: in
         tree = folders.scan(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{given}: {error}") from error
+    name += f" ({tree.split})" if tree.split else ""
     chosen = _subset(len(tree.files), images, seed, name)
     pixels: list[np.ndarray] = []
     for index in tqdm(chosen.tolist(), desc=f"reading {name}", disable=None, leave=False):

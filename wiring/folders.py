@@ -30,6 +30,8 @@ class Tree:
     labels: list[int]
     unread: Counter[str]
     """How many files of other formats there are, by suffix."""
+    split: str
+    """Which of several splits it is, or nothing."""
 
 
 def scan(path: Path) -> Tree:
@@ -59,7 +61,7 @@ def scan(path: Path) -> Tree:
     if len(classes) < 2:
         found = f"only one class folder, {classes[0]!r}" if classes else "no class folder"
         raise ValueError(f"{found}; give two or more, PATH/<class>/images")
-    return Tree(tuple(classes), files, labels, unread)
+    return Tree(tuple(classes), files, labels, unread, root.name if root != path else "")
 
 
 def listed(counts: Counter[str]) -> str:

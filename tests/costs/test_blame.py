@@ -31,9 +31,9 @@ def evaluating():
 FAULTS = {
     "skip": (nn.Identity, "nothing in it normalises"),
     "not normalised": (lambda: operation()[:2], "nothing in it normalises"),
-    "bias": (lambda: nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1, bias=True), nn.LeakyReLU()), "Conv2d with a bias"),
+    "bias": (lambda: nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1, bias=True), nn.LeakyReLU()), "nothing in it normalises"),
     "evaluation": (evaluating, "evaluation mode"),
-    "curved": (lambda: nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1, bias=False), nn.GELU()), "GELU: not homogeneous"),
+    "curved": (lambda: nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1, bias=False), nn.GELU()), "nothing in it normalises"),
 }
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from strategies import SEEDS, cases, examples, normalised_topologies
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from wiring import MINIMAL, Gates, PlainSupernet, verify
-from wiring.costs import NO_EPS, degree, random_supernet, set_eps, verify_random
+from wiring.costs import NO_EPS, degree, loss_minus_entropy, random_supernet, set_eps, verify_random
 
 OPERATIONS, CELLS = "cells.*.edges.*.*", "cells.*"
 NORMALISED = MINIMAL.without_operations("skip_connect")
@@ -240,6 +241,125 @@ def test_a_normalisation_behind_the_last_cell_is_named_for_its_degree_and_not_fo
     assert "LayerNorm: normalises, so that no cost passes it" in report["T2a"].why
 
 
+def block(*parts):
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), *parts).double()
+
+
+class Shifted(nn.Module):
+    """A function that is not homogeneous in front of a normalisation, no module of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, affine=False, eps=NO_EPS)
+
+    def forward(self, x):
+        return self.norm(torch.relu(x + 0.3))
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (block(evaluating()), "BatchNorm2d with running statistics, in evaluation mode"),
+        (block(), "Sequential: nothing in it normalises"),
+        (block(nn.Tanh()), "Sequential: nothing in it normalises"),
+        (Shifted(), "Shifted: what is in front of its normalisation is not homogeneous"),
+        (Shortcut(block(nn.BatchNorm2d(4, eps=NO_EPS))), "Shortcut: cost passes beside what normalises"),
+    ],
+)
+def test_of_several_things_that_are_wrong_the_one_that_matters_is_said(part, reason):
+    report = check(replaced(network(), POOL, part))
+    for identity in ("T1", "CA", "CO"):
+        assert report[identity].modules == (POOL,)
+        assert reason in report[identity].why
+
+
+class Reaching(nn.Module):
+    """Cells whose inputs are also added to their outputs, and logits that a head of the first cell adds to."""
+
+    def __init__(self, shortcut, auxiliary):
+        super().__init__()
+        self.cells = nn.ModuleList(nn.ModuleList([block(nn.BatchNorm2d(4, eps=NO_EPS))]) for _ in range(3))
+        self.outputs = nn.ModuleList(nn.Identity() for _ in range(3))
+        self.head, self.auxiliary = nn.Linear(4, 5, bias=False), nn.Linear(4, 5, bias=False)
+        self.shortcut, self.adds = shortcut, auxiliary
+
+    def forward(self, x):
+        x = x.repeat(1, 2, 1, 1)
+        first = None
+        for cell, output in zip(self.cells, self.outputs, strict=True):
+            x = output(cell[0](x)) + (x if self.shortcut and first is not None else 0)
+            first = x if first is None else first
+        logits = self.head(x.mean((2, 3)))
+        return logits + self.auxiliary(first.mean((2, 3))) if self.adds else logits
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_what_leads_past_cells_is_named_as_that_and_the_head_never_is(shortcut, auxiliary):
+    torch.manual_seed(0)
+    model = Reaching(shortcut, auxiliary).double()
+    report = check(model, operations="cells.*.0", cells="outputs.*", forward=None)
+    assert report["CO"].modules == (("auxiliary",) if auxiliary else ())
+    assert report["CO"].holds == (not shortcut and not auxiliary)
+    assert ("leads to the logits past the cells behind" in report["CO"].why) == auxiliary
+    assert ("no named module" in report["CO"].why) == shortcut
+
+
+def test_in_place_changes_of_what_is_used_again_are_part_of_the_model():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.op = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, padding=1, bias=False))
+
+        def forward(self, x):
+            return self.op(x) + x  # which op has rectified
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.blocks = nn.Conv2d(2, 4, 1, bias=False), nn.ModuleList([Block(), Block()])
+            self.head = nn.Linear(4, 5, bias=False)
+
+        def forward(self, x):
+            x = self.stem(x)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, (images, labels) = Net().double(), batch()
+    with torch.no_grad():
+        wanted = loss_minus_entropy(model(images), labels)
+    report = check(model, images, labels, operations="blocks.*.op", cells="blocks.*", forward=None)
+    assert f"L - H is {wanted:.4f}" in report["T2a"].what
+
+
+def test_cells_that_no_gradient_joins_to_the_logits_are_refused_or_said():
+    model = network()
+    forward = all_operations(model)
+    with pytest.raises(
+        ValueError, match=r"cells: no path joins the output of 'cells\.1' to the logits"
+    ):
+        check(model, forward=lambda model, x: forward(model, x).detach())
+    for part in model.cells[1].inputs:
+        part.register_forward_pre_hook(lambda _, inputs: tuple(x.detach() for x in inputs))
+    assert "no path joins cells.0 to the logits" in check(model, forward=forward)["CO"].what
+
+
+def test_what_is_no_model_tensor_or_pattern_is_refused():
+    images, labels = batch()
+    for call, said in (
+        (lambda: verify(network(), images, labels.tolist(), operations="a", cells="b"), "labels: list; give a tensor"),
+        (lambda: verify(network(), images.numpy(), labels, operations="a", cells="b"), "images: ndarray"),
+        (lambda: verify(lambda x: x, images, labels, operations="a", cells="b"), "function is no torch.nn.Module"),
+        (lambda: verify(network(), images, labels, operations=network(), cells="b"), "PlainSupernet is no pattern"),
+        (lambda: verify(network(), images, labels, operations=5, cells="b"), "operations: int is no pattern"),
+    ):
+        with pytest.raises((ValueError, TypeCheckError)) as caught:
+            call()
+        assert said in str(caught.value) or isinstance(caught.value, TypeCheckError)
+
+
 class Rescaled(nn.Module):
     """A model in whose ``forward`` a function stands between its classifier and its logits."""
 
@@ -424,7 +544,11 @@ def test_the_model_is_left_as_it_was():
         ({"images": batch()[0], "labels": torch.full((8,), 5)}, "labels: from 5 to 5, but .* classes 0 to 4"),
         ({"images": batch()[0], "labels": torch.full((8,), -100)}, "labels: from -100"),
         ({"images": batch()[0], "labels": torch.zeros(3).long()}, "labels: 3 for 8 images"),
-        ({"images": batch()[0], "labels": torch.zeros(8)}, "labels: torch.float32; give the numbers of classes"),
+        ({"images": batch()[0], "labels": torch.zeros(8)}, "labels: torch.float32 of shape .*; give the number"),
+        ({"images": batch()[0], "labels": torch.zeros(8, 1).long()}, r"labels: torch.int64 of shape \(8, 1\)"),
+        ({"images": batch()[0][:0], "labels": torch.zeros(0).long()}, "labels: 0 for 0 images"),
+        ({"operations": "cells.*", "cells": OPERATIONS}, "none that feeds the output of the cell .* exchanged"),
+        ({"operations": "cells.*.edges.*"}, "operations: 'cells.0.edges.0' is a ModuleDict, which never runs"),
         ({"images": batch()[0], "labels": torch.zeros(8) > 0}, "labels: torch.bool"),
         ({"cells": {"first": nn.Identity()}}, "cells: 'first' is no submodule"),
         ({"operations": []}, r"operations = \[\]: name at least one"),

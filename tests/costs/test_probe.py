@@ -232,12 +232,14 @@ def refused():
     return [
         (model, None, "modules = None: name the submodules of Model to measure$"),
         (Case(MINIMAL).supernet, None, "modules = None: name the submodules of Supernet .*GateProbe"),
-        (model, "cells.*", r"modules = 'cells.\*': fits no name of a part of Model, such as 'head'"),
+        (model, "cells.*", r"modules = 'cells.\*': fits no name of a part of Model, such as 'parts"),
         (model, {"mine": conv()}, "'mine' is no submodule of the model Model"),
         (model, {}, "name at least one"),
         (model, ["parts.0", "cells.*"], r"modules = 'cells.\*': fits no name"),
         (model, {"mine": "head"}, "'mine' is no submodule of the model Model"),
         (model, [], "name at least one"),
+        (model, {"mine": "parts.*"}, "'mine' is no submodule of the model Model but 'parts.*'; values are modules"),
+        (model, "parts0", "modules = 'parts0': fits no name of a part of Model, such as 'parts.0'"),
         (compiled, "parts.*", "model: Model has a part, Conv2d, that is compiled"),
         (torch.compile(model), "*", "model: .* is compiled"),
         (Model(traced), "parts.*", "has a part, .*, that is traced"),
@@ -519,6 +521,27 @@ def test_a_random_programs_costs_are_autograds_or_none(seed, steps, frozen):
             return
     for name, cost in probe.by_name().items():
         assert cost == pytest.approx(wanted[name], rel=1e-9, abs=1e-12) if name in wanted else math.isnan(cost)
+
+
+@pytest.mark.parametrize("at", ["inputs", "outputs"])
+def test_an_input_that_is_changed_in_place_and_used_again_is_so_under_a_probe(at):
+    class Reused(Model):
+        def forward(self, x):
+            h = self.parts[0](x)
+            return self.head((h + self.parts[1](h)).mean((2, 3)))  # the second part rectifies h in place
+
+    images, labels = batch()
+    model = Reused(conv(), nn.Sequential(nn.ReLU(inplace=True), conv()))
+    plain = cross_entropy(model(images), labels)
+    weight = model.parts[0].weight
+    (wanted,) = torch.autograd.grad(plain, weight)
+    with CostProbe(model, "parts.*", at=at) as probe, CostProbe(model, "parts.0") as outputs:
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+    close(loss, plain)
+    close(weight.grad, wanted)
+    if at == "inputs":  # nobody else reads what the first part returned
+        close(probe.costs[1], outputs.costs[0])
 
 
 @given(SEEDS)

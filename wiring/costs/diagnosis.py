@@ -21,10 +21,12 @@ from wiring.supernet.gates import image_dot
 REMEDIES = {
     "eps": "set_eps(model, 1e-30) shows whether anything but eps is to blame",
     "statistics": "measure in training mode, model.train(), where each batch is normalised by itself",
-    "bias": "build it with bias=False, or in front of a normalisation, which takes the bias away",
+    "bias": "build it with bias=False, or with a normalisation right behind it, which takes the bias away",
     "curved": "put it in front of a normalisation, or use what is homogeneous, as ReLU is",
     "open": "let a normalisation end it; on the input edges of a cell the sums hold without",
     "beside": "normalise the sum of its branches",
+    "within": "look for a parameter that is added or a function that is not homogeneous, in its own `forward`",
+    "past": "leave it out of the logits, with `forward`, or measure without it",
     "normalises": "read the cost behind it, or take it out: a cell's cost is L - H only before what has degree 1",
     "function": "look for a shortcut or a function that no module stands for, or a part that a pattern leaves out",
     "little": "give a smaller tolerance to have them named",
@@ -41,6 +43,7 @@ class Reason:
 
 
 FUNCTION = Reason("what is no named module, as a shortcut or a function", "function")
+PAST = Reason("leads to the logits past the cells behind", "past")
 LITTLE = Reason("modules that pass on less than the tolerance each", "little")
 
 
@@ -65,14 +68,20 @@ def degree(operation: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *shape
 
 def passes_on(call: Call, floor: float) -> Reason:
     """Why a call passes cost on where it should have degree 0; costs up to the floor are none."""
-    leaves = [leaf for leaf in _leaves(call) if leaf.outputs]
-    for leaf in leaves:
-        if abs(leaf.passed) > floor and (_normalises(leaf) or abs(leaf.passed - leaf.cost) > floor):
+    leaves, kind = [leaf for leaf in _leaves(call) if leaf.outputs], type(call.part).__name__
+    norms = [leaf for leaf in leaves if _normalises(leaf) or abs(leaf.passed) <= floor < abs(leaf.cost)]
+    if not norms:
+        return Reason(f"{kind}: nothing in it normalises", "open")
+    # First the normalisations that are none: behind one that is, a bias or a curve in front of it may not matter.
+    for leaf in norms:
+        if abs(leaf.passed) > floor:
             return _describe(leaf, floor)
-    kind = type(call.part).__name__
-    if any(_normalises(leaf) or abs(leaf.passed) <= floor < abs(leaf.cost) for leaf in leaves):
+    for leaf in leaves:
+        if abs(leaf.passed) > floor and abs(leaf.passed - leaf.cost) > floor:
+            return _describe(leaf, floor)
+    if abs(sum(leaf.cost for leaf in norms) - call.cost) > floor:
         return Reason(f"{kind}: cost passes beside what normalises", "beside")
-    return Reason(f"{kind}: nothing in it normalises", "open")
+    return Reason(f"{kind}: what is in front of its normalisation is not homogeneous", "within")
 
 
 def keeps(call: Call, floor: float) -> list[tuple[Call, Reason]]:

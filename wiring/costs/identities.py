@@ -11,7 +11,7 @@ that should, a sum is off by just that much: so a module is blamed for its own p
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import call
 from textwrap import fill
 from typing import Any
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wiring.costs.diagnosis import FUNCTION, LITTLE, REMEDIES, Reason, keeps, passes_on
+from wiring.costs.diagnosis import FUNCTION, LITTLE, PAST, REMEDIES, Reason, keeps, passes_on
 from wiring.costs.exact import loss_minus_entropy, random_gates, random_supernet
 from wiring.costs.probe import Modules, chosen, refuse_compiled
 from wiring.costs.trace import Call, Seen, Trace, upstream
@@ -34,10 +34,10 @@ class Finding:
     """Whether one identity holds for a model.
 
     The residual is how far from holding it is at the worst place. T1: the largest share of the images' costs that an
-    operation passes on. CA and CO: what a sum is off, as a share of its terms' sizes; operations that cost less than a
-    thousandth of the loss are taken to cost that much. T2a: the difference as a share of ``L + H``. ``what`` says where
-    it is worst or, if it fails, what is wrong; then ``reasons`` say how the ``modules`` break it, and ``remedies`` what
-    to do about it.
+    operation passes on. CA and CO: what a sum is off, as a share of its terms' sizes. T2a: the difference of cost and
+    ``L - H`` as a share of the larger. What is less than a thousandth of the loss counts as that much. ``what`` says
+    where it is worst or, if it fails, what is wrong; then ``reasons`` say how the ``modules`` break it, and
+    ``remedies`` what to do about it.
     """
 
     residual: float
@@ -66,7 +66,7 @@ class Report:
     def __str__(self) -> str:
         lines = []
         for identity, finding in self.findings.items():
-            relation = "holds: residual {:.1e} <=" if finding.holds else "fails: residual {:.1e} >"
+            relation = "holds: residual {:.2e} <=" if finding.holds else "fails: residual {:.2e} >"
             lines.append(f"{identity} {relation.format(finding.residual)} {self.tolerance:g}")
             lines.append(_wrapped(finding.what + ":" * bool(finding.reasons), "  "))
             lines += [_wrapped(reason, "  - ") for reason in finding.reasons]
@@ -94,8 +94,12 @@ def verify(
     up to nodes; the output of its ``cells`` is their nodes side by side. Both are given as modules are to
     :class:`CostProbe`. A cell that is no module, or runs by another method than ``forward``, is seen if its output goes
     through one, ``self.output = nn.Identity()``. Where ``model(images)`` is not the logits, ``forward`` is:
-    ``lambda model, images: model(images)[0]``. An identity holds if its residual is at most the tolerance; a
-    normalisation's eps alone leaves about eps / variance.
+    ``lambda model, images: model(images)[0]``.
+
+    An identity holds if its residual is at most the tolerance. It is a share: in T1 of an operation's cost, summed over
+    the images without signs, that it passes on; in CA and CO of the sizes of a cell's costs, by which their sum is off;
+    in T2a of the larger of cost and ``L - H``, by which they differ. A normalisation's eps alone leaves about
+    eps / variance. In double precision and without eps (``set_eps``) the tolerance may be 1e-9, and little can hide.
 
     The model runs once, in the mode (training or evaluation) and precision that it has; if it draws an architecture in
     every pass, the one drawn is judged. Its gradients, its buffers, as running statistics, and the generators of random
@@ -104,10 +108,16 @@ def verify(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance}: must be positive; a residual is never exactly 0")
-    if len(labels) != len(images):
+    for what, given in (("images", images), ("labels", labels)):
+        if not isinstance(given, Tensor):
+            raise ValueError(f"{what}: {type(given).__name__}; give a tensor")
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        shape = tuple(labels.shape)
+        raise ValueError(
+            f"labels: {labels.dtype} of shape {shape}; give the number of a class, as int64, for each image"
+        )
+    if len(labels) != len(images) or not len(images):
         raise ValueError(f"labels: {len(labels)} for {len(images)} images; give one an image")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels: {labels.dtype}; give the numbers of classes, as torch.int64")
     refuse_compiled(model)
     parts = {what: chosen(model, given, what) for what, given in (("operations", operations), ("cells", cells))}
     losses = list[Tensor]()
@@ -152,6 +162,8 @@ class _Part:
     call: Call
     amount: float
     degree: int
+    reason: Reason | None = None
+    """If it is not to be found within."""
 
 
 class _Evidence:
@@ -183,7 +195,9 @@ class _Evidence:
         self.cells = {c.name: [x for other in ran if other.name == c.name for x in other.outputs] for c in ran}
         for what, found in (("operations", self.operations), ("cells", ran)):
             if not found:
-                first = next(iter(parts[what]))
+                first, part = next(iter(parts[what].items()))
+                if isinstance(part, nn.ModuleList | nn.ModuleDict):
+                    raise ValueError(f"{what}: {first!r} is a {type(part).__name__}, which never runs; its parts do")
                 raise ValueError(
                     f"{what}: {first!r} and its like did not run, or not by a call with gradients; `forward` must call "
                     f"the model that it is given, and what runs by another method be returned through an nn.Identity()"
@@ -193,7 +207,15 @@ class _Evidence:
         #: The operations of each cell.
         self.inside = {cell: self._feeding(outputs) for cell, outputs in self.cells.items()}
         if empty := [cell for cell, own in self.inside.items() if not own and any(x.cost for x in self.cells[cell])]:
-            raise ValueError(f"operations: none that feeds the output of the cell {empty[0]!r}")
+            raise ValueError(
+                f"operations: none that feeds the output of the cell {empty[0]!r}; are they those of another level, or "
+                "cells and operations exchanged?"
+            )
+        reached = upstream(trace.end.inputs, lambda _: False)
+        #: The cells that no path joins to the logits: not drawn, or detached.
+        self.lost = [cell for cell, outputs in self.cells.items() if not reached & set(outputs)]
+        if self.lost and self.lost[-1] == list(self.cells)[-1]:
+            raise ValueError(f"cells: no path joins the output of {self.lost[-1]!r} to the logits; is it detached?")
 
     def _feeding(self, outputs: list[Seen]) -> list[Call]:
         before = upstream(outputs, lambda x: x in self._outputs)
@@ -206,7 +228,7 @@ class _Evidence:
         costs = {cell: [c.cost for c in calls] for cell, calls in self.inside.items()}
         with_output = {cell: [*own, -sum(x.cost for x in self.cells[cell])] for cell, own in costs.items()}
         ca = self._sums(with_output, nodes, "edges do not cost what their cell's output does")
-        back = {cell: [*nodes[cell], *self._readers(self.cells[cell])] for cell in before}
+        back = {cell: [*nodes[cell], *self._behind(cell)] for cell in before}
         co = {"CO": self._sums(costs, back, "edges before the last cell cost something")} if before else {}
         return {"T1": self._operations(), "CA": ca, **co, "T2a": self._last_output(last)}
 
@@ -216,6 +238,15 @@ class _Evidence:
         onward = self._between(self.cells[cell], made)
         nodes = made | {x for part in onward for x in part.call.outputs}
         return [*onward, *self._readers(nodes, {part.call for part in onward})]
+
+    def _behind(self, cell: str) -> list[_Part]:
+        """What reads a cell's output that is not the last, but for the head, which should not have degree 0."""
+        *_, last = self.cells
+        ends = upstream(self.trace.end.inputs, lambda x: x in self._outputs)
+        heads = {u for u in self.units if ends & set(u.outputs)}
+        main = {part.call for part in self._between(self.trace.end.inputs, set(self.cells[last]))}
+        parts = self._readers(self.cells[cell], main)
+        return [replace(part, reason=PAST) if part.call in heads else part for part in parts]
 
     def _between(self, ends: Iterable[Seen], starts: set[Seen]) -> list[_Part]:
         """The units on the ways from some tensors to others; all should have degree 1."""
@@ -248,7 +279,8 @@ class _Evidence:
             shares[name] = passed / scale
             if passed > max(self.tolerance * scale, math.hypot(*(c.rounding for c in calls))):
                 broken.append((calls[-1], passes_on(calls[-1], self.tolerance * scale)))
-        return self._finding(shares, broken, [], f"{len(broken)} of {len(shares)} operations pass cost on")
+        many = f"{len(broken)} of {len(shares)} operations pass cost on"
+        return self._finding(shares, broken, [], many if broken else "operations seem to pass a little on")
 
     def _sums(self, terms: Mapping[str, list[float]], parts: Mapping[str, list[_Part]], what: str) -> Finding:
         """Whether each cell's terms add up to 0; where they do not, its parts and what is left of them break it."""
@@ -264,11 +296,11 @@ class _Evidence:
 
     def _last_output(self, cell: str) -> Finding:
         cost = sum(x.cost for x in self.cells[cell])
-        scale = 2 * self.loss - self.difference  # L + H
+        scale = max(abs(cost), abs(self.difference), self.loss / 1000)
         residual = abs(cost - self.difference) / scale
-        what = f"the cost at the last cell's output is {cost:.3f} and L - H is {self.difference:.3f}"
+        what = f"the cost at the last cell's output is {cost:.4f} and L - H is {self.difference:.4f}"
         if residual <= self.tolerance:
-            return Finding(residual, True, f"L - H = {self.difference:.3f}")
+            return Finding(residual, True, what)
         head = self._between(self.trace.end.inputs, set(self.cells[cell]))
         found, rest = self._blame(cost - self.difference, head, scale, [*self.cells[cell], *self.trace.end.inputs])
         return self._finding({cell: residual}, found, rest, what)
@@ -282,7 +314,8 @@ class _Evidence:
         found: list[_Blamed] = []
         for part in sorted(parts, key=lambda part: -abs(part.amount)):
             if abs(part.amount) > max(self.tolerance * scale, part.call.rounding):
-                found += keeps(part.call, floor) if part.degree else [(part.call, passes_on(part.call, floor))]
+                reason = part.reason or passes_on(part.call, floor)
+                found += keeps(part.call, floor) if part.degree else [(part.call, reason)]
         if abs(amount - sum(part.amount for part in parts)) > floor:
             return found, [FUNCTION]
         return found, [] if found or abs(amount) <= rounding else [LITTLE]
@@ -295,7 +328,8 @@ class _Evidence:
     ) -> Finding:
         worst = max(residuals, key=lambda name: residuals[name])
         if residuals[worst] <= self.tolerance:
-            return Finding(residuals[worst], True, f"the largest at {worst}")
+            lost = f"; no path joins {', '.join(self.lost)} to the logits" if self.lost else ""
+            return Finding(residuals[worst], True, f"the largest at {worst}{lost}")
         named: dict[str, Reason] = {}
         for c, reason in broken:
             named.setdefault(c.name, reason)

@@ -6,6 +6,7 @@ A cost has the unit of the loss: nats, if that is a cross-entropy with natural l
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -25,12 +26,14 @@ Modules = Mapping[str, nn.Module] | Iterable[str]
 class CostProbe(ExitStack):
     """Measures the cost ``<dL/dX, X>`` at the output ``X`` of each of a model's modules, while the block runs.
 
-    ``modules`` are submodules of the model by a name each, a pattern of their names in the model, or several patterns:
-    ``*`` stands for anything between two dots, so that ``cells.*`` are the cells and not what is in them. Raises
-    ValueError if one fits none or is not the model's own, or a part of the model is compiled or traced.
+    ``modules``, which must be given, are submodules of the model by a name each, a pattern of their names in the model,
+    or several patterns: ``*`` stands for anything between two dots, so that ``cells.*`` are the cells and not what is
+    in them (``?`` and ``[01]`` are what they are to fnmatch). Raises ValueError if one fits none or is not the model's
+    own, or a part of the model is compiled or traced.
 
     Costs are those of the last forward pass inside the block that a backward pass came back to, and of the last
-    backward pass through it. They are summed over a module's calls and over the tensors of an output that has several.
+    backward pass through it. They are summed over a module's calls and over the tensors of an output that has several,
+    in tuples, lists and dictionaries.
     A cost is 0 if no path joins the output to the loss, and NaN if there is none: the module did not run or not with
     gradients, or ``backward(inputs=...)`` or ``autograd.grad`` did not go as far. The loss is normally the batch's
     mean, so that an image's share is 1/batch of its own cost; if it is scaled (``GradScaler``), so are the costs.
@@ -60,6 +63,7 @@ class CostProbe(ExitStack):
         self._running: _Pass | None = None
         self._returning = self._measured = _Pass(0)
         self._count = 0
+        self._lent = Lent()
         #: Whether a module ran that no call of the model had called.
         self._outside = False
 
@@ -88,6 +92,7 @@ class CostProbe(ExitStack):
         for name, part in self._modules.items():
             if self._at == "inputs":
                 self.enter_context(part.register_forward_pre_hook(_Hook(self._measure, name), with_kwargs=True))
+                self.enter_context(part.register_forward_hook(_Hook(self._lent.give_back), prepend=True))
             else:  # first of the module's hooks, so that another that keeps its output keeps what is measured
                 self.enter_context(part.register_forward_hook(_Hook(self._measure, name), prepend=True))
         return self
@@ -128,6 +133,8 @@ class CostProbe(ExitStack):
             raise RuntimeError(
                 "a cost is measured in loss.backward() or autograd.grad; torch.func's transforms have none"
             )
+        if self._at == "inputs":
+            self._lent.begin()
         if (now := self._now()) is None:
             self._outside = True
             return None
@@ -139,7 +146,10 @@ class CostProbe(ExitStack):
                 return x
             precision, shape = torch.promote_types(x.dtype, torch.float32), x.shape[:1] or (1,)
             call = now.call(name, partial(x.new_zeros, shape, dtype=precision.to_real()))
-            return Tap.apply(x, now.anchor, self._copy, partial(self._note, now, call))
+            note = partial(self._note, now, call)
+            if self._at == "inputs":
+                return self._lent.note(x, Tap.apply(x.clone(), now.anchor, True, note))
+            return Tap.apply(x, now.anchor, self._copy, note)
 
         return tree_map(tap, tensors)
 
@@ -170,8 +180,8 @@ class CostProbe(ExitStack):
             (first, part), more = next(iter(self._modules.items())), len(calls) - 1
             raise RuntimeError(
                 f"{first} ({type(part).__name__}){f' and {more} more' if more else ''}: no call with gradients in the "
-                "pass. Not drawn, under no_grad, in a compiled function? Or does its owner call its `forward`, or a "
-                "function of its weights (as a fused attention does)?"
+                "pass that returned tensors. Not drawn, under no_grad, in a compiled function, or tensors in no tuple, "
+                "list or dictionary? Or does its owner call its `forward`, or a function of its weights (a fused one)?"
             )
         missing = torch.full_like(like, torch.nan)
         return [sum(costs[1:], costs[0]) if costs else missing for costs in calls.values()]
@@ -287,6 +297,28 @@ class _Pass:
         return costs
 
 
+class Lent:
+    """The copies that modules were called with in place of their inputs: what they change in place, they give back."""
+
+    def __init__(self) -> None:
+        self._calls: list[list[tuple[Tensor, Tensor, int]]] = []
+
+    def begin(self) -> None:
+        """Begin a call."""
+        self._calls.append([])
+
+    def note(self, x: Tensor, copy: Tensor) -> Tensor:
+        """Note a copy of an input of the call; it is returned."""
+        self._calls[-1].append((x, copy, copy._version))
+        return copy
+
+    def give_back(self, *_: Any) -> None:
+        """End a call: an input whose copy was changed becomes the copy, to autograd as well, for the caller to use."""
+        for x, copy, version in self._calls.pop():
+            if copy._version != version:
+                x.copy_(copy)
+
+
 class Tap(torch.autograd.Function):
     """Identity (or clone) that hands the gradient that comes back, and the tensor, to ``note``.
 
@@ -338,7 +370,9 @@ def _is_real(x: Any) -> bool:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Raise ValueError if the model or a part of it is compiled or traced."""
+    """Raise ValueError if the model or a part of it is compiled or traced, or it is none."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: {type(model).__name__} is no torch.nn.Module")
     for part in model.modules():
         if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
             how = "compiled"
@@ -359,16 +393,21 @@ def chosen(model: nn.Module, modules: Modules | None, what: str = "modules") -> 
         instead = ", or let GateProbe measure its gates" if isinstance(model, Supernet) else ""
         raise ValueError(f"{what} = None: name the submodules of {whole} to measure{instead}")
     if isinstance(modules, Mapping):
-        if foreign := [name for name, module in modules.items() if not any(module is part for part in parts.values())]:
-            raise ValueError(f"{what}: {foreign[0]!r} is no submodule of the model {whole}")
+        for name, module in modules.items():
+            if not any(module is part for part in parts.values()):
+                what_it_is = f" but {module!r}; values are modules" if isinstance(module, str) else ""
+                raise ValueError(f"{what}: {name!r} is no submodule of the model {whole}{what_it_is}")
         found = dict(modules)
+    elif isinstance(modules, nn.Module) or not isinstance(modules, Iterable):
+        raise ValueError(f"{what}: {type(modules).__name__} is no pattern; give names, patterns or a mapping of names")
     else:
         patterns = [modules] if isinstance(modules, str) else list(modules)
         if odd := [pattern for pattern in patterns if not isinstance(pattern, str)]:
             raise ValueError(f"{what}: {type(odd[0]).__name__} is no name or pattern; modules need a name each")
         names = {pattern: matching(parts, pattern) for pattern in patterns}
         if unfit := [pattern for pattern in patterns if not names[pattern]]:
-            raise ValueError(f"{what} = {unfit[0]!r}: fits no name of a part of {whole}, such as {list(parts)[-1]!r}")
+            (near,) = get_close_matches(unfit[0], list(parts)[1:] or [""], 1, 0.0)
+            raise ValueError(f"{what} = {unfit[0]!r}: fits no name of a part of {whole}, such as {near!r}")
         found = {name: parts[name] for pattern in patterns for name in names[pattern]}
     if not found:
         raise ValueError(f"{what} = {modules}: name at least one")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from wiring.costs.probe import Tap, backward_pass
+from wiring.costs.probe import Lent, Tap, backward_pass
 from wiring.supernet.gates import image_dot
 
 
@@ -103,6 +103,7 @@ class Trace:
         self._images, self._anchor = images, torch.zeros((), requires_grad=True)
         self._taps: dict[Any, Seen] = {}
         self._now: Call | None = None
+        self._lent = Lent()
         with ExitStack() as stack:
             stack.enter_context(_left_as_it_was(model))
             for name, part in model.named_modules():
@@ -118,12 +119,17 @@ class Trace:
         self._taps.clear()
 
     def _before(self, name: str, part: nn.Module, inputs: Any, named: Any) -> Any:
+        self._lent.begin()
         if backward_pass() is not None:  # a checkpointed part is run again, and must save as many tensors
-            return tree_map(self._tap_again, (inputs, named))
+            return tree_map(lambda x: self._lend(x, self._tap_again(x, of_input=True)), (inputs, named))
         self._now = call = Call(name, part, self._now)
-        return tree_map(partial(self._tap, call, call.inputs), (inputs, named))
+        return tree_map(lambda x: self._lend(x, self._tap(call, call.inputs, x)), (inputs, named))
+
+    def _lend(self, x: Any, y: Any) -> Any:
+        return x if x is y else self._lent.note(x, y)
 
     def _after(self, name: str, part: nn.Module, inputs: Any, output: Any) -> Any:
+        self._lent.give_back()
         if backward_pass() is not None or self._now is None:
             return tree_map(self._tap_again, output)
         call = next(call for call in (self._now, *self._now.callers()) if call.part is part)
@@ -141,13 +147,14 @@ class Trace:
         seen = Seen(call, sources, is_constant or any(source.of_images for source in sources))
         if seen.of_images or end is not call.inputs:
             end.append(seen)
-        y: Tensor = Tap.apply(x, self._anchor, True, seen.note)
+        y: Tensor = Tap.apply(x.clone() if end is call.inputs else x, self._anchor, True, seen.note)
         self._taps[y.grad_fn] = seen
         return y
 
-    def _tap_again(self, x: Any) -> Any:
-        is_tapped = isinstance(x, Tensor) and x.is_floating_point() and torch.is_grad_enabled()
-        return Tap.apply(x, self._anchor, True, lambda *_: None) if is_tapped else x
+    def _tap_again(self, x: Any, of_input: bool = False) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or not torch.is_grad_enabled():
+            return x
+        return Tap.apply(x.clone() if of_input else x, self._anchor, True, lambda *_: None)
 
     def _sources(self, x: Tensor) -> set[Seen]:
         found, been, ahead = set(), set(), [x.grad_fn]

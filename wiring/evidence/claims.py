@@ -115,7 +115,7 @@ _TABLE = (
     _identity("CO", "in every cell but the last the edges' costs sum to zero",
               "largest sum of a cell's costs, as a share of them", "corollary"),
     _identity("T2a", "the cost at the last cell's output is L - H",
-              "difference of the two, as a share of L + H", "theorem2"),
+              "difference of the two, as a share of the larger", "theorem2"),
     _T2("T2b", "at the initial weights the cost at the last cell's output is positive in expectation",
         measures.initial_cost, "above", 0.0, reference="initial-reference"),
     _T2("T2c-sign", "at high accuracy the cost at the last cell's output is not positive",
