@@ -337,9 +337,7 @@ def test_in_place_changes_of_what_is_used_again_are_part_of_the_model():
 def test_cells_that_no_gradient_joins_to_the_logits_are_refused_or_said():
     model = network()
     forward = all_operations(model)
-    with pytest.raises(
-        ValueError, match=r"cells: no path joins the output of 'cells\.1' to the logits"
-    ):
+    with pytest.raises(ValueError, match=r"cells: no path joins the output of 'cells\.1' to the logits"):
         check(model, forward=lambda model, x: forward(model, x).detach())
     for part in model.cells[1].inputs:
         part.register_forward_pre_hook(lambda _, inputs: tuple(x.detach() for x in inputs))
