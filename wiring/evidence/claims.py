@@ -89,7 +89,7 @@ _TABLE = (
        measures.final_lead, "below", 0.0, against={"alpha_decoupled": True}),
     _X("X4", "Adam's penalty holds None back more if α's gradient lacks the number of edges as a factor",
        measures.final_lead, "below", 0.0, changes={"searcher": "dsnas-code"}, against={"searcher": "dsnas-log-sum"}),
-    _X("X5", "an edge costs more the deeper its input is, and not for the place in the cell",
+    _X("X5", "edges from the last cell cost more than those past it where their input is deeper than elsewhere",
        measures.depth_preference, "above", 0.0, chapter="p1", changes={"alpha_weight_decay": 0.0, "cells": 7}),
     _P3("B1", "on correctly classified images L and H are comparable on both splits",
         measures.gap_of_correct, "below", COMPARABLE),
