@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import weakref
 from copy import deepcopy
 from functools import partial
 
@@ -395,6 +396,24 @@ def test_numbers_and_complex_tensors_have_costs_too():
         wave, total = model(x)
         (wave.abs().square().sum() + 3 * total).backward()
     close(probe.costs[0], (2 * torch.fft.rfft(x).abs().square().sum() + 3 * x.sum()).detach())
+
+
+def test_a_probe_keeps_no_tensor_of_the_model_alive():
+    images, labels = batch()
+    model, kept = Model(conv(), nn.Identity()), []
+    for part in model.parts:
+        part.register_forward_hook(lambda _, __, output: kept.append(weakref.ref(output)))
+    with CostProbe(model, "parts.*") as probe, CostProbe(model, "parts.*", at="inputs"):
+        cross_entropy(model(images), labels).backward()
+        assert [reference() for reference in kept] == [None, None]
+        assert probe.costs.shape == (2,)
+    case = Case(MINIMAL, seed=1)
+    gates, _ = case.child()
+    with GateProbe(case.supernet):
+        hook = case.supernet.register_forward_pre_hook(lambda _, inputs: kept.append(weakref.ref(inputs[1].values)))
+        cross_entropy(case.supernet(case.images, gates), case.labels).backward()
+        hook.remove()
+        assert kept[-1]() is None
 
 
 def test_what_did_not_run_through_its_call_is_named():

@@ -145,7 +145,8 @@ class CostProbe(ExitStack):
             if not _is_real(x) or (self._at == "inputs" and not (is_batch(x) and len(x) == images)):
                 return x
             precision, shape = torch.promote_types(x.dtype, torch.float32), x.shape[:1] or (1,)
-            call = now.call(name, partial(x.new_zeros, shape, dtype=precision.to_real()))
+            # Not x.new_zeros, which would keep x alive for as long as the pass is known.
+            call = now.call(name, partial(torch.zeros, shape, dtype=precision.to_real(), device=x.device))
             note = partial(self._note, now, call)
             if self._at == "inputs":
                 return self._lent.note(x, Tap.apply(x.clone(), now.anchor, True, note))
@@ -237,10 +238,10 @@ class GateProbe(ExitStack):
         if not values.requires_grad:
             values = values.detach().requires_grad_()
         inactive = ~gates.active.to(values.device, non_blocking=True)
-        shape, make = values.shape, values.new_zeros
+        nothing = partial(torch.zeros, values.shape, dtype=values.dtype, device=values.device)
         now = self._cells._running
         assert now is not None  # the cells' probe has begun it
-        call = now.call("", lambda: make(shape).masked_fill(inactive, torch.nan))
+        call = now.call("", lambda: nothing().masked_fill(inactive, torch.nan))
 
         def note(gradient: Tensor) -> None:
             call.cost = gradient.detach().masked_fill(inactive, torch.nan)
