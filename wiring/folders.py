@@ -49,13 +49,16 @@ def scan(path: Path) -> Tree:
             raise ValueError("train/ has no folder of images for each class")
         root = path / "train" if inside else path
     classes, files, labels, unread = _folders(root), list[Path](), list[int](), Counter[str]()
+    there = _known(root)
     for label, name in enumerate(classes):
         others = Counter[str]()
-        own = sorted(_images(root / name, others), key=lambda file: (str(file.parent), file.name))
+        own = sorted(_images(root / name, others, {*there}), key=lambda file: (str(file.parent), file.name))
         if not own:
             only = f", only {listed(others)}" if others else ""
             raise ValueError(f"class {name!r} has no image{only}; allowed: {' '.join(sorted(FORMATS))}")
-        files, labels, unread = files + own, labels + [label] * len(own), unread + others
+        files += own
+        labels += [label] * len(own)
+        unread += others
     if loose := sum(entry.is_file() for entry in _visible(root)):
         unread["in no class folder"] = loose
     if len(classes) < 2:
@@ -110,14 +113,17 @@ def _folders(path: Path) -> list[str]:
     return [entry.name for entry in _visible(path) if entry.is_dir()]
 
 
+def _known(root: Path) -> set[Path]:
+    """A tree's own folder, those that hold it, and its classes: where a link may lead back to."""
+    return {root.resolve(), *root.resolve().parents, *((root / name).resolve() for name in _folders(root))}
+
+
 def _images(folder: Path, others: Counter[str] | None = None, been: set[Path] | None = None) -> Iterator[Path]:
     """The images in a class' folder, and those in its folders, each once; ``others`` counts files by suffix.
 
     A link that leads back, to the tree or to another class, is not followed.
     """
-    if been is None:
-        root = folder.parent
-        been = {root.resolve(), *root.resolve().parents, *((root / name).resolve() for name in _folders(root))}
+    been = _known(folder.parent) if been is None else been
     for entry in _visible(folder):
         if entry.is_dir():
             if (real := entry.resolve()) not in been:
