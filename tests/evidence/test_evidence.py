@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from strategies import examples
 
 from wiring.chapters import chapters
@@ -357,6 +358,30 @@ def test_what_an_edge_pays_for_depth_is_told_from_what_it_pays_for_its_place():
     assert np.isnan(measures.depth_preference(priced([deep] * 8, TOPOLOGIES["chain"])))
 
 
+@given(st.sampled_from(["minimal", "swapped"]), st.integers(3, 9), st.integers(0, 2**32 - 1))
+def test_shortest_ways_are_counted_as_by_going_every_way(name, cells, seed):
+    topology = TOPOLOGIES[name]
+
+    def ways(cell):
+        """Every way from the stem to a cell's output, as the cells it goes through and whether past the last one."""
+        for at in set(topology.sources(cell)):
+            step = (cell, 0 if cell == 0 else 1 if at < cell else -1)
+            yield from ([*before, step] for before in ways(at - 1)) if at else [[step]]
+
+    every = list(ways(cells - 1))
+    shortest = [way for way in every if len(way) == min(map(len, every))]
+    foretold = np.array([np.sum([dict(way).get(cell, 0) for way in shortest]) for cell in range(1, cells)])
+
+    random = np.random.default_rng(seed)
+    costs, own = random.normal(size=(cells, 5)), [1, 3] if name == "minimal" else [0, 2]  # those from the last cell
+    found = [
+        costs[cell, own].mean() - costs[cell, [e for e in range(4) if e not in own]].mean() for cell in range(1, cells)
+    ]
+    expected = np.nan if np.ptp(foretold) == 0 else spearmanr(foretold, found).statistic
+    assert measures.way_agreement(priced(costs, topology)) == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(measures.way_agreement(priced(costs, TOPOLOGIES["chain"])))
+
+
 @pytest.mark.parametrize(("costs", "epoch"), [([2, 1, -1, 3, -2], 3), ([-1, 1], 1), ([2, 0], None)])
 def test_the_turning_epoch_is_the_first_with_a_negative_cost(costs, epoch):
     assert turning_epoch(costly([0.1] * len(costs), costs)) == epoch
@@ -654,6 +679,7 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
         "X3": (measures.final_lead, "below", 0),
         "X4": (measures.final_lead, "below", 0),
         "X5": (measures.depth_preference, "above", 0),
+        "X6": (measures.way_agreement, "above", 0),
         "B1": (measures.gap_of_correct, "below", 1.5),
         "B2-loss": (measures.loss_gap_of_wrong, "above", 1.5),
         "B2-entropy": (measures.entropy_gap_of_wrong, "below", 1 / 1.5),

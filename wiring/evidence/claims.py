@@ -91,6 +91,8 @@ _TABLE = (
        measures.final_lead, "below", 0.0, changes={"searcher": "dsnas-code"}, against={"searcher": "dsnas-log-sum"}),
     _X("X5", "edges from the last cell cost more than those past it where their input is deeper than elsewhere",
        measures.depth_preference, "above", 0.0, chapter="p1", changes={"alpha_weight_decay": 0.0, "cells": 7}),
+    _X("X6", "an edge earns by the share of the shortest ways from stem to output that lead over it",
+       measures.way_agreement, "above", 0.0, chapter="p1", changes={"alpha_weight_decay": 0.0, "cells": 9}),
     _P3("B1", "on correctly classified images L and H are comparable on both splits",
         measures.gap_of_correct, "below", COMPARABLE),
     _P3("B2-loss", "on wrongly classified images L is far higher on the search split",

@@ -127,6 +127,32 @@ def depth_preference(record: Record) -> float:
     return float(np.mean(by_depth) - np.mean(by_place)) if by_depth and by_place else np.nan
 
 
+def way_agreement(record: Record) -> float:
+    """Rank correlation, over cells, of shortest ways past the last cell and how much less its edges cost; from -1 to 1.
+
+    Ways lead from the stem to the output through the fewest cells. A cell's number is how many of them enter it past
+    the last cell minus how many enter it from there; held against it is the mean cost in the first epoch of
+    the edges from the last cell minus that of those past it. NaN where the number is the same in every cell.
+    """
+    topology, costs = record.experiment.topology, edge_costs(record)
+    reads = [topology.sources(cell) for cell in range(len(costs))]
+    fewest, ways = [0], [1]
+    for own in reads:
+        fewest.append(1 + min(fewest[at] for at in own))
+        ways.append(sum(ways[at] for at in set(own) if fewest[at] == fewest[-1] - 1))
+    onward, foretold, found = [0] * len(reads) + [1], list[int](), list[float]()
+    for cell, own in reversed(list(enumerate(reads))):
+        entering = {at: onward[cell + 1] * ways[at] * (fewest[at] == fewest[cell + 1] - 1) for at in own}
+        for at in entering:
+            onward[at] += onward[cell + 1] * (fewest[at] == fewest[cell + 1] - 1)
+        past, last = min(own), max(own)
+        if past != last:
+            of_edges = np.array([own[i] if i < len(own) else -1 for i, _ in topology.edges])
+            foretold.append(entering[past] - entering[last])
+            found.append(float(costs[cell, of_edges == last].mean() - costs[cell, of_edges == past].mean()))
+    return float(spearmanr(foretold, found).statistic) if len(set(foretold)) > 1 else np.nan
+
+
 def width_preference(record: Record) -> float:
     """Share of input edges retained minus that of intermediate edges; NaN without both."""
     return _retained_from(record, *record.experiment.topology.inputs) - _retained_from(record, 0)
