@@ -11,6 +11,8 @@ from wiring_book.bench_table import MARKS, table, with_table
 
 from wiring import bench
 from wiring.bench import DSNAS, Row
+from wiring.search.searchers import SEARCHERS
+from wiring.supernet import TOPOLOGIES
 
 ROOT = Path(__file__).parent.parent
 TINY = replace(DSNAS, cells=1, channels=2, batch=4)
@@ -108,6 +110,41 @@ def test_a_measurement_is_a_positive_ratio_of_what_it_names(sides, changes):
     sides_shown = [part.split()[:2] for part in row.detail.split(" against ")]
     above, below = (float(number) * {"ms": 1, "s": 1000}[unit.rstrip(";")] for number, unit in sides_shown)
     assert row.value == pytest.approx(above / below, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({"searcher": "dsnas"}, 1.2),
+        ({"searcher": "dsnas", "reductions": (1, 2), "topology": TOPOLOGIES["darts"]}, 1.2),
+        ({"searcher": "darts", "cells": 1, "course_every": 1000}, 0.8),
+        ({"searcher": "darts", "cells": 2, "reductions": (1,)}, 0.8),
+        ({"searcher": "snas", "cells": 1, "topology": TOPOLOGIES["darts"]}, 0.8),
+    ],
+)
+def test_on_a_gpu_a_step_calls_hardly_more_kernels_than_the_textbooks_or_far_fewer(changes, bound):
+    # On the meta device, where an operation that mixes devices, or asks for a number, fails.
+    assert bench.dispatched(bound, replace(DSNAS, channels=2, batch=4, **changes)).met
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize("level", ["single", "bi"])
+def test_no_step_waits_for_a_gpu(searcher, level):
+    search = bench._on_meta(replace(TINY, cells=2, searcher=searcher, level=level))
+    assert bench._kernels(bench._endless(search.run_epoch)) > 0
+    assert {weight.device.type for weight in search.theta} == {"meta"}
+    assert search.searcher.alpha.device.type == ("cpu" if search.searcher.drawn_on_cpu else "meta")
+
+
+def test_kernels_are_counted_without_views_and_new_memory():
+    x = torch.zeros(2, 3, device="meta")
+
+    def step():
+        torch.empty(2, device="meta").add_(x.view(3, 2).T[:, 0])
+        torch.ones(2) + torch.ones(2)  # not on that device
+        (x * 2).relu()
+
+    assert bench._kernels(step) == 3
 
 
 def test_exponents_are_slopes_in_logarithms(monkeypatch):

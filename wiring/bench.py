@@ -8,21 +8,26 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import partial, partialmethod
 from itertools import accumulate, chain, count
 from pathlib import Path
 from statistics import linear_regression, median
 from timeit import timeit
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn, profiler
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from wiring.costs import CostProbe
 from wiring.datasets import Dataset
 from wiring.search import Experiment, Search, generator, preset
-from wiring.search.loop import keep_memory
+from wiring.search.loop import adam, keep_memory
 from wiring.supernet import TOPOLOGIES, PlainSupernet, image_dot
 from wiring.supernet.operations import Depthwise
 
@@ -94,12 +99,15 @@ def _measures(n: int) -> list[Callable[[], Row]]:
         partial(faster, 3.5, DARTS, 32, n),
         partial(faster, 3.5, replace(SHORT, topology=TOPOLOGIES["darts"]), 32, n),
         partial(faster, 2.5, DSNAS, 32, 4 * n),
-        partial(faster, 1.5, SMALL, 8, 8 * n),
+        partial(faster, 4.0, replace(SHORT, topology=TOPOLOGIES["darts"], reductions=(1, 2)), 32, n),
+        partial(faster, 1.1, SMALL, 8, 8 * n),
         partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.03, DSNAS, 32, 8 * n),
         partial(ratio, "{}: textbook, probed / not probed", with_and_without_probe, False, 1.1, SHORT, 32, 2 * n),
         partial(kernels, 1.2, DARTS, 32, n),
         partial(kernels, 1.2, DSNAS, 32, 4 * n),
         *(partial(scaling, what, "cells", (2, 4, 8, 16), 1.05, n) for what in ("time", "memory")),
+        partial(dispatched, 1.2, DSNAS),
+        partial(dispatched, 0.8, DARTS),
         partial(memory, n),
         partial(ratio, "{}: data pipeline / whole", data_and_whole, False, 0.02, DSNAS, 32, 4 * n),
     ]
@@ -108,6 +116,7 @@ def _measures(n: int) -> list[Callable[[], Row]]:
 def ratio(name: str, sides: Sides, at_least: bool, bound: float, e: Experiment, size: int, repeats: int) -> Row:
     """The time of a comparison's first side divided by its second's; ``{}`` in the name is the workload."""
     cells = f"{e.cells} {'DARTS' if e.topology == TOPOLOGIES['darts'] else 'minimal'} cells"
+    cells += f", {len(e.reductions)} of them reductions" if e.reductions else ""
     workload = f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
     rounds = _rounds(sides(e, size), repeats)
     ratios = [above / below for above, below in rounds]
@@ -181,6 +190,70 @@ def data_and_whole(e: Experiment, size: int) -> tuple[Step, Step]:
     """A batch (crop, flip, normalise; in a round out of many, shuffle), and the whole step."""
     (loader,) = Search(e, noise(e, size)).loaders.values()
     return _endless(lambda: loader), our_step(e, size)
+
+
+def dispatched(bound: float, e: Experiment) -> Row:
+    """The kernels of a search's step with costs against those of the textbook's without, in the form that a GPU runs.
+
+    They are counted on the meta device, where they compute nothing: the number does not depend on the machine. Left out
+    is what launches nothing: views and new memory, and what stays on the CPU.
+    """
+    ours, search = (_on_meta(e) for _ in range(2))
+    steps = _endless(ours.run_epoch), _step_without_costs(search, textbook(e).to("meta"))
+    counts = [_kernels(step) for step in steps]
+    name = f"{e.searcher.upper()} step, 8 minimal cells, on a GPU: kernels of ours / of the textbook"
+    return Row(name, counts[0] / counts[1], bound, False, f"{counts[0]:.0f} against {counts[1]:.0f}")
+
+
+def _on_meta(e: Experiment) -> Search:
+    """A search all of whose tensors are on the meta device, but for those that a search on a GPU keeps on the CPU."""
+    search = Search(e, noise(e, 32))
+    batches: Any = {split: [x.to("meta") for x in next(iter(loader))] for split, loader in search.loaders.items()}
+    search.loaders = {split: [batch] * search.steps for split, batch in batches.items()}  # type: ignore[misc]
+    search.device = torch.device("meta")
+    search.measured.to("meta")
+    search.theta = list(search.supernet.to("meta").parameters())
+    as_there = search.optimisers["theta"].defaults | {"foreach": True}  # as on a GPU by default
+    search.optimisers |= {"theta": torch.optim.SGD(search.theta, **as_there)}
+    if search.searcher.drawn_on_cpu:
+        search.searcher.add_gradient = lambda *_: None  # type: ignore[method-assign]  # the costs would have to come down
+    else:
+        search.optimisers |= {"alpha": adam(e, search.searcher.to("meta").alpha)}
+        search._begin_course()
+    return search
+
+
+def _kernels(step: Step, steps: int = 4) -> float:
+    """The mean number of kernels that a step calls on the meta device."""
+    tolist = Tensor.tolist
+    with ExitStack() as stack:
+        # Autocast knows no such device, and the textbook asks which gates are one: relaxed ones are not.
+        stack.enter_context(patch.object(torch, "autocast", lambda *_, **__: nullcontext()))
+        of_cpu = partialmethod(lambda x: tolist(torch.zeros_like(x, device="cpu") if x.is_meta else x))
+        stack.enter_context(patch.object(Tensor, "tolist", of_cpu))
+        # On a GPU all weights are clipped at once.
+        stack.enter_context(patch("torch.nn.utils.clip_grad._has_foreach_support", lambda *_: True))
+        step()
+        with _Dispatched() as seen:
+            for _ in range(steps):
+                step()
+    return seen.count / steps
+
+
+class _Dispatched(TorchDispatchMode):
+    """Counts what is dispatched to the meta device, but for views and new memory."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, f: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = f(*args, **(kwargs or {}))
+        meta = any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, result)))
+        self.count += meta and not f.is_view and "empty" not in str(f) and "promote_types" not in str(f)
+        return result
 
 
 def scaling(what: str, field: str, sizes: Sequence[int], bound: float, repeats: int) -> Row:

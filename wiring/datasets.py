@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from wiring import folders
+from wiring.supernet.gates import moved
 from wiring.supernet.normalise import Images
 
 Labels = Int64[Tensor, " image"]
@@ -93,7 +94,11 @@ class Dataset:
 
     def moments(self) -> Moments:
         """Mean and standard deviation of each channel, over all pixels of all images."""
-        deviation, mean = torch.std_mean(self.pixels.double(), dim=(0, 1, 2), correction=0)
+        pixels = self.pixels.flatten(0, 2)
+        # Sums of whole numbers are exact; a part at a time, since of all images at once they would take gigabytes.
+        sums = [torch.stack([part.int().sum(0), part.int().square().sum(0)]) for part in pixels.split(2**20)]
+        mean, square = torch.stack(sums).sum(0).double() / len(pixels)
+        deviation = (square - mean.square()).clamp(min=0).sqrt()
         # A channel that is constant is left unscaled.
         return mean.float(), deviation.where(deviation > 0, 1.0).float()
 
@@ -141,7 +146,8 @@ class Loader:
         return len(self.dataset) // self.batch
 
     def __iter__(self) -> Iterator[tuple[Images, Labels]]:
-        order = torch.randperm(len(self.dataset), generator=self.generator).to(self._padded.device)
+        order = torch.randperm(len(self.dataset), generator=self.generator)
+        order = moved(order, self._padded.device)
         for index in order[: len(self) * self.batch].split(self.batch):
             yield self._augmented(index), self.dataset.labels[index]
 
@@ -149,9 +155,9 @@ class Loader:
         height, width = self.dataset.pixels.shape[1:3]
         top, left = torch.randint(2 * self.crop + 1, (2, len(index), 1), generator=self.generator)
         mirrored = torch.rand(len(index), 1, generator=self.generator) < (0.5 if self.flip else 0.0)
-        rows = (top + torch.arange(height)).to(index.device, non_blocking=True)
+        rows = moved(top + torch.arange(height), index.device)
         columns = left + torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
-        columns = columns.to(index.device, non_blocking=True)
+        columns = moved(columns, index.device)
         pixels = self._padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         return ((pixels.float() - self._mean) / self._deviation).permute(0, 3, 1, 2)
 

@@ -16,6 +16,8 @@ from wiring import MINIMAL, TOPOLOGIES, GateProbe, PlainSupernet
 from wiring.costs import NO_EPS, set_eps
 from wiring.costs.probe import Statistics
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
 close = torch.testing.assert_close
 NO_SKIP = MINIMAL.without_operations("none").without_operations("skip_connect", edge=(2, 3))
 

@@ -82,7 +82,7 @@ experiments = st.builds(
     clip=positive,
     alpha_betas=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2),
     seed=st.integers(0, 2**63 - 1),
-    device=st.sampled_from(["cpu", "cuda"]),
+    device=st.sampled_from(["cpu", "cuda", "cuda:1"]),
     threads=st.integers(1, 1024),
     bf16=st.booleans(),
     undrawn=st.sampled_from(["rest", "decay"]),
@@ -173,7 +173,7 @@ WRONG = [
     *(("alpha_betas", v) for v in (0.5, [0.5], [0.5, 0.9, 0.9], [-0.5, 0.9], [0.5, 1.1], [0.5, "x"], [math.nan, 0.5])),
     *(("alpha_weight_decay", v) for v in (-1e-3, math.nan, math.inf, "0")),
     *(("seed", v) for v in (-1, 2**63, 0.0, "0", True, None)),
-    *(("device", v) for v in ("gpu", "cuda:0", "", 0, None)),
+    *(("device", v) for v in ("gpu", "cuda:", "cuda:x", "cpu:0", "", 0, None)),
     *(("threads", v) for v in (0, -1, 1.0, "1", True)),
     *(("bf16", v) for v in (0, 1, "false", None)),
 ]

@@ -16,6 +16,8 @@ from wiring.supernet.gates import Gates
 from wiring.supernet.network import Supernet
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
 
 def close(ours, expected, tolerance=1e-10):
     torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance * max(1, expected.abs().max().item()))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from wiring.supernet import Gates, Supernet
-from wiring.supernet.gates import image_dot
+from wiring.supernet.gates import image_dot, moved
 
 #: Which modules: by a name each, by a pattern of names in the model, or by several names and patterns.
 Modules = Mapping[str, nn.Module] | Iterable[str]
@@ -234,10 +234,10 @@ class GateProbe(ExitStack):
 
     def _measure(self, model: nn.Module, inputs: tuple[Tensor, Gates]) -> tuple[Tensor, Gates]:
         images, gates = inputs
-        values = gates.values.expand(len(images), *gates.active.shape)
+        values = moved(gates.values, images.device).expand(len(images), *gates.active.shape)
         if not values.requires_grad:
             values = values.detach().requires_grad_()
-        inactive = ~gates.active.to(values.device, non_blocking=True)
+        inactive = moved(~gates.active, values.device)
         nothing = partial(torch.zeros, values.shape, dtype=values.dtype, device=values.device)
         now = self._cells._running
         assert now is not None  # the cells' probe has begun it

@@ -33,6 +33,13 @@ def _known(what: str, name: str, table: Mapping[str, object]) -> str:
     return name
 
 
+def _device(name: str) -> str:
+    kind, colon, number = name.partition(":")
+    if kind != "cuda" or (colon and not number.isdecimal()):
+        _known("device", name, {"cpu": 0, "cuda": 0, "cuda:0, cuda:1, ...": 0})
+    return name
+
+
 def _named(topology: Any) -> Any:
     return TOPOLOGIES[_known("topology", topology, TOPOLOGIES)] if isinstance(topology, str) else topology
 
@@ -110,8 +117,8 @@ class Experiment:
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """draws weights, α, subset, order, augmentation and architectures"""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """where it runs"""
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
+    """where it runs: cpu, cuda or cuda:N"""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of the run; other numbers change its last digits"""
     bf16: bool = False
@@ -191,8 +198,10 @@ def preflight(experiment: Experiment, *, dataset: Dataset | None = None, device:
         Supernet(e.topology, e.cells, e.channels, classes=2, reductions=e.reductions)
     if not device:
         return
-    if e.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device = 'cuda': this machine has no usable CUDA device; allowed here: cpu")
+    device_there = torch.device(e.device)
+    if device_there.type == "cuda" and (device_there.index or 0) >= (found := torch.cuda.device_count()):
+        there = ["cpu", *(f"cuda:{number}" for number in range(found))]
+        raise ValueError(f"device = {e.device!r}: this machine has no such device; allowed here: {', '.join(there)}")
     in_memory = dataset is not None or e.data == "digits"
     size, read = (None, e.images) if in_memory else (e.image_size, 1)
     source = load_dataset(e.data if dataset is None else dataset, size, read)

@@ -94,7 +94,8 @@ class Search:
             supernet = Supernet(e.topology, e.cells, e.channels, len(dataset.classes), channels, e.reductions)
         self.supernet = supernet.to(self.device)
         start = e.alpha_mean, e.alpha_std, generator(e.seed, "alpha")
-        self.searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start).to(self.device)
+        searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start)
+        self.searcher = searcher.to("cpu" if searcher.drawn_on_cpu else self.device)
         self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
         alpha = self.searcher.alpha
         sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
@@ -171,7 +172,7 @@ class Search:
     def _note_course(self, costs: Tensor) -> None:
         """What operations cost in this step, summed over a type's cells, goes to the course; α too when it is kept."""
         alpha = self.searcher.alpha.detach()
-        sums = torch.zeros_like(alpha).index_add_(0, self.searcher.types, costs)
+        sums = torch.zeros_like(alpha).index_add_(0, self.searcher.types, costs.to(alpha.device))
         for statistics, values in zip(self.course, (sums, sums.square()), strict=True):
             statistics.update(values)
         if (self.epoch * self.steps + self.step + 1) % self.experiment.course_every:
@@ -184,7 +185,7 @@ class Search:
 
     def _begin_course(self) -> None:
         shape = tuple(self.searcher.alpha.shape)
-        self.course: Any = nn.ModuleList([Statistics(shape), Statistics(shape)]).to(self.device)
+        self.course: Any = nn.ModuleList([Statistics(shape), Statistics(shape)]).to(self.searcher.alpha.device)
 
     def record(self) -> Record:
         """What the epochs so far have shown."""
@@ -195,7 +196,11 @@ class Search:
         table = pd.DataFrame(sums.reshape(len(rows), -1), rows, QUANTITIES)
         means = table.iloc[:, 1:].div(table["images"], axis=0)  # of no images NaN
         scalars = means.assign(images=table["images"].astype(int))[QUANTITIES].reset_index()
-        name = torch.cuda.get_device_name() if self.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else torch.backends.cpu.get_cpu_capability()
+        )
         packages = {package: version(package) for package in ("wiring", "torch", "torchvision", "numpy")}
         provenance = {
             "operations": list(NAMES),

@@ -7,7 +7,7 @@ All of them descend the same local cost ``C = <dL/dX, O(X)>`` (the paper's unifi
 - DSNAS, one-hot ``Z ~ softmax(α)``:       ``dL/dα_s = C(Z) d log p(Z) / dα_s = C(Z) (Z_s - p_s)``
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wiring.supernet import Gates, Topology
+from wiring.supernet.gates import moved
 from wiring.supernet.operations import NONE
 
 Alpha = Float[Tensor, "cell_type edge operation"]
@@ -26,6 +27,9 @@ class Searcher(nn.Module):
     Each cell uses the row of α that ``cell_types`` gives it (``Supernet.cell_types``). α starts at
     ``mean + std * N(0, 1)``, drawn on the CPU; an operation that the topology forbids has probability 0.
     """
+
+    drawn_on_cpu: ClassVar[bool] = False
+    """Whether α, and what its gates are drawn from, stay on the CPU in a search: then a step waits for its costs."""
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class Searcher(nn.Module):
         """Add to ``alpha.grad`` what back-propagation through the gates does not bring."""
 
     def _relaxed(self, weights: Alpha) -> Gates:
-        return Gates(weights[self.cell_types], self.allowed.expand(len(self.cell_types), -1, -1))
+        return Gates(weights.index_select(0, self.types), self.allowed.expand(len(self.cell_types), -1, -1))
 
 
 class DARTS(Searcher):
@@ -84,7 +88,7 @@ class SNAS(Searcher):
 
     def draw(self, generator: torch.Generator) -> Gates:
         gumbel = -torch.empty(self.alpha.shape).exponential_(generator=generator).log()
-        perturbed = self.log_probability() + gumbel.to(self.alpha.device, self.alpha.dtype)
+        perturbed = self.log_probability() + moved(gumbel, self.alpha.device).to(self.alpha.dtype)
         return self._relaxed((perturbed / self.temperature).softmax(-1))
 
 
@@ -95,18 +99,21 @@ class DSNAS(Searcher):
     """
 
     clamp = 5.0
+    drawn_on_cpu = True
 
     def draw(self, generator: torch.Generator) -> Gates:
         probability = self.probability().detach().cpu()
         chosen = torch.multinomial(probability.flatten(0, 1), 1, generator=generator).view(*probability.shape[:2], 1)
         active = torch.zeros_like(probability).scatter_(-1, chosen, 1.0)[self.cell_types]
-        return Gates(active.to(self.alpha.device), active.bool())
+        return Gates(moved(active, self.alpha.device), active.bool())
 
     @torch.no_grad()
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
-        probability = self.probability()
+        probability, costs = self.probability(), costs.to(self.alpha.device)
         edge_cost = torch.zeros_like(probability[..., 0]).index_add_(0, self.types, costs.nansum(2))
-        chosen = probability.index_copy(0, self.types, gates.values)  # of a type without cells there is no draw
+        chosen = probability.index_copy(
+            0, self.types, gates.values.to(self.alpha.device)
+        )  # of a type without cells there is no draw
         gradient = edge_cost.clamp(-self.clamp, self.clamp)[..., None] * self.score(chosen, probability)
         self.alpha.grad = gradient if self.alpha.grad is None else self.alpha.grad + gradient
 

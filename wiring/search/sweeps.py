@@ -102,7 +102,7 @@ def cores() -> int:
 
 def places(experiment: Experiment) -> int:
     """How many such runs the machine has room for at a time: cores for their threads; one device takes one run."""
-    return 1 if experiment.device == "cuda" else max(1, cores() // experiment.threads)
+    return 1 if experiment.device != "cpu" else max(1, cores() // experiment.threads)
 
 
 def run_name(name: str, fields: str) -> str:

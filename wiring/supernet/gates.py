@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
-from wiring.supernet.normalise import Affine, Images, Normalised, images, pixels
+from wiring.supernet.normalise import Affine, Images, Normalised, by_library, images, pixels
 
 #: What an operation hands to the node that it ends in.
 Output = Images | Normalised
@@ -28,16 +29,27 @@ class Gates:
     """On the CPU: which operations run. The others cost neither time nor memory."""
 
 
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """``x``, from the CPU, on the device; nothing waits for it, as out of memory that is not pinned CUDA would."""
+    pinned = device.type == "cuda" and x.device.type == "cpu" and not x.requires_grad
+    return (x.pin_memory() if pinned else x).to(device, non_blocking=True)
+
+
 def image_dot(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
     """``<a, b>`` of each image, in at least single precision. Reads tensors of either memory format without a copy."""
     dtype = torch.promote_types(a.dtype, torch.float32)
     if b.dim() == 4 and b.is_contiguous(memory_format=torch.channels_last):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    # A few images at a time: their products stay in the cache, and so do copies, if it takes any.
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vecdot(a.reshape(len(a), -1).to(dtype), b.reshape(len(b), -1).to(dtype))
+
     few = max(1, 2**19 // max(1, math.prod(a.shape[1:])))
-    parts = ([x.reshape(len(x), -1).to(dtype) for x in pair] for pair in zip(a.split(few), b.split(few), strict=True))
     with torch.autocast(a.device.type, enabled=False):
-        return torch.cat([torch.linalg.vecdot(x, y) for x, y in parts])
+        if a.device.type != "cpu" or len(a) <= few:
+            return dot(a, b)
+        # A few images at a time: their products stay in the cache, and so do copies, if it takes any.
+        return torch.cat([dot(*pair) for pair in zip(a.split(few), b.split(few), strict=True)])
 
 
 class _GatedSum(torch.autograd.Function):
@@ -82,18 +94,43 @@ class _GatedSum(torch.autograd.Function):
         return None, None, torch.cat(to_gates, dim=1).to(gates.dtype), *like, *to_weights
 
 
+class _StackedSum(torch.autograd.Function):
+    """The sum of outputs that are all ready, in one product: of what is small, calls cost the most."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, *outputs: Tensor) -> Tensor:
+        stack = torch.stack([pixels(x) for x in outputs], dim=1)
+        ctx.save_for_backward(gates, stack)
+        ctx.dtypes = [x.dtype for x in outputs]
+        return images(torch.bmm(gates[:, None], stack.flatten(2)).view_as(stack[:, 0]), outputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        gates, stack = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        g = pixels(gradient)
+        costs = torch.linalg.vecdot(stack.flatten(2), g.flatten(1)[:, None])
+        to_outputs = (gates.T[:, :, None, None] * g).unbind()
+        return costs.to(gates.dtype), *(images(x, gradient).to(d) for x, d in zip(to_outputs, ctx.dtypes, strict=True))
+
+
 def gated_sum(outputs: list[Output], gates: Float[Tensor, "batch output"], relu: bool = False) -> Images:
     """``sum_k gate_k * output_k``, whose gradient with respect to ``gate_k`` is ``<dL/dsum, output_k>``, per image.
 
     Outputs that are ready come before those still to be normalised. With ``relu``, the ReLU of the sum.
     """
+    ready = [x for x in outputs if not isinstance(x, Normalised)]
     pairs = [(x.features, x.weight) if isinstance(x, Normalised) else (x, None) for x in outputs]
     features, weights = zip(*pairs, strict=True)
     with torch.autocast(gates.device.type, enabled=False):
+        if len(ready) == len(outputs) and by_library(ready[0]):
+            return _StackedSum.apply(gates, *ready)
         return _GatedSum.apply(relu, outputs, gates, *features, *weights)
 
 
-def normalised_relu(output: Normalised) -> Images:
+def normalised_relu(output: Output) -> Images:
     """``ReLU(BN(W d))``, computed at once."""
+    if not isinstance(output, Normalised):
+        return F.relu(output)
     precision = torch.promote_types(output.features.dtype, torch.float32)
     return gated_sum([output], output.features.new_ones(len(output.features), 1, dtype=precision), relu=True)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wiring.supernet.gates import Gates, gated_sum
+from wiring.supernet.gates import Gates, gated_sum, moved
 from wiring.supernet.normalise import Images
 from wiring.supernet.operations import NAMES, NONE, OPERATIONS, FactorizedReduce, Node, ReLUConvBN
 from wiring.supernet.topology import Topology
@@ -161,6 +161,6 @@ class Supernet(Chain):
         _, edges, operations = self.shape
         nodes = [(cell, pairs) for cell, plan in enumerate(plans) for pairs in plan.operations]
         index = torch.tensor([(cell * edges + edge) * operations + k for cell, pairs in nodes for edge, k in pairs])
-        values = values.expand(batch, *self.shape).flatten(1)
-        values = values.index_select(1, index.long().to(values.device, non_blocking=True))
+        values = moved(values, self.classifier.weight.device).expand(batch, *self.shape).flatten(1)
+        values = values.index_select(1, moved(index.long(), values.device))
         return values.split([len(pairs) for _, pairs in nodes], dim=1)

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv2d_input, conv2d_weight
 
-from wiring.supernet.gates import normalised_relu
-from wiring.supernet.normalise import EPS, Images, Normalised
+from wiring.supernet.gates import Output, normalised_relu
+from wiring.supernet.normalise import EPS, Images, by_library, normalised
 
 
 class _ReLUConvs(torch.autograd.Function):
@@ -51,10 +51,12 @@ class Node:
     def __init__(self, x: Images, readers: Sequence["ReLUConvBN"] = ()) -> None:
         self.x, self._readers = x, readers
         self._convolved: dict[ReLUConvBN, Tensor] = {}
-        self._pooled: dict[Any, Normalised] = {}
+        self._pooled: dict[Any, Output] = {}
 
     def convolved(self, reader: "ReLUConvBN") -> Float[Tensor, "batch out height width"]:
         """The reader's 1x1 convolution of ``rectified``; the first reader's call computes those of all readers."""
+        if by_library(self.x):
+            return F.conv2d(self.rectified, reader.conv.weight)
         if reader not in self._convolved:
             readers = [reader, *(other for other in self._readers if other is not reader)]
             outputs = _ReLUConvs.apply(self.x, *(each.conv.weight for each in readers))
@@ -65,10 +67,10 @@ class Node:
     def rectified(self) -> Images:
         return F.relu(self.x)
 
-    def pooled(self, pool: Callable[[Tensor, int], Tensor], stride: int, eps: float) -> Normalised:
-        """The pool of ``x``, to be normalised: edges that pool the same node share it and its moments."""
+    def pooled(self, pool: Callable[[Tensor, int], Tensor], stride: int, eps: float) -> Output:
+        """The pool of ``x``, normalised or to be: edges that pool the same node share it and its moments."""
         if (key := (pool, stride, eps)) not in self._pooled:
-            self._pooled[key] = Normalised(pool(self.x, stride), None, eps)
+            self._pooled[key] = normalised(pool(self.x, stride), None, eps)
         return self._pooled[key]
 
 
@@ -77,26 +79,29 @@ batch_norm = partial(nn.BatchNorm2d, affine=False, track_running_stats=False)
 pointwise = partial(nn.Conv2d, kernel_size=1, bias=False)
 
 
-def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, dilation: int) -> Tensor:
-    """The kernel's gradient of a depthwise convolution that keeps the image's size.
+def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
+    """The kernel's gradient of a depthwise convolution that keeps the image's size, or with stride 2 halves it.
 
-    On a CPU the library is fast without dilation and up to three columns only: wider kernels are cut into such strips
-    (on images wider than half a kernel), and a dilated one is a plain one on the grids of every ``dilation``-th row
-    and column. In memory the columns of these grids lie side by side like channels, and so they are taken.
+    On a CPU the library is fast without dilation, up to three columns, and on images no smaller than the kernel: wider
+    kernels are cut into such strips, small images padded beforehand, and a dilated convolution is a plain one on the
+    grids of every ``dilation``-th row and column. In memory the columns of these grids lie side by side like channels,
+    and so they are taken.
     """
     channels, half = x.shape[1], kernel // 2
     if x.device.type != "cpu" or x.shape[3] <= dilation * half:
         shape = channels, 1, kernel, kernel
-        return conv2d_weight(x, shape, gradient, padding=dilation * half, dilation=dilation, groups=channels)
+        return conv2d_weight(x, shape, gradient, stride, dilation * half, dilation, groups=channels)
     x, gradient = _grids(x, dilation), _grids(gradient, dilation)
-    strips = []
+    strips, rows = [], half
+    if x.shape[2] < kernel:
+        x, rows = F.pad(x, (0, 0, half, half)), 0
     for left in range(0, kernel, 3):
         width = min(3, kernel - left)
         # How many columns outside the image a strip sees. The library adds none but equal numbers of them itself.
         before, after = half - left, left + width - 1 - half
         seen, padding = (x, before) if before == after else (F.pad(x, (before, after)), 0)
         shape = (dilation * channels, 1, kernel, width)
-        strips.append(conv2d_weight(seen, shape, gradient, padding=(half, padding), groups=shape[0]))
+        strips.append(conv2d_weight(seen, shape, gradient, stride, (rows, padding), groups=shape[0]))
     return torch.cat(strips, dim=3).view(dilation, channels, 1, kernel, kernel).sum(0)
 
 
@@ -109,30 +114,40 @@ def _grids(x: Images, step: int) -> Float[Tensor, "grid_image column_channel gri
     return torch.cat(rows.unflatten(3, (-1, step)).flatten(4).unbind(2)).permute(0, 3, 1, 2)
 
 
-class _SameDepthwise(torch.autograd.Function):
-    """A depthwise convolution that keeps the image's size."""
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution that keeps the image's size, or with stride 2, and then without dilation, halves it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: dict[str, Any]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: dict[str, int]) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        ctx.geometry = geometry
-        return F.conv2d(x, weight, **geometry)
+        ctx.geometry, ctx.shape = geometry, x.shape
+        return F.conv2d(x, weight, None, **geometry)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         to_x, to_weight, dtype = None, None, gradient.dtype
+        stride, dilation = ctx.geometry["stride"], ctx.geometry["dilation"]
         if ctx.needs_input_grad[0]:
-            # The kernel turned round: the library's own gradient takes 5 to 20 times as long on a CPU.
-            to_x = F.conv2d(gradient, weight.to(dtype).flip(2, 3), **ctx.geometry)
+            weight = weight.to(dtype)
+            # Without stride the kernel turned round: the library's own gradient takes 5 to 20 times as long on a CPU.
+            if stride == 1:
+                to_x = F.conv2d(gradient, weight.flip(2, 3), None, **ctx.geometry)
+            else:
+                to_x = conv2d_input(ctx.shape, weight, gradient, **ctx.geometry)
         if ctx.needs_input_grad[1]:
-            to_weight = _depthwise_weight_gradient(x.to(dtype), gradient, weight.shape[-1], ctx.geometry["dilation"])
+            to_weight = _depthwise_weight_gradient(x.to(dtype), gradient, weight.shape[-1], stride, dilation)
         return to_x, to_weight, None
 
 
 def _depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int = 1) -> Tensor:
-    geometry: Any = {"padding": dilation * (weight.shape[-1] // 2), "dilation": dilation, "groups": len(weight)}
-    return _SameDepthwise.apply(x, weight, geometry) if stride == 1 else F.conv2d(x, weight, stride=stride, **geometry)
+    if stride == dilation > 1:  # every pixel that it reads lies on the grid of those it writes
+        x, stride, dilation = x[:, :, ::stride, ::stride], 1, 1
+    padding = dilation * (weight.shape[-1] // 2)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": len(weight)}
+    if 1 not in (stride, dilation) or (by_library(x) and (dilation == 1 or x.device.type != "cpu")):
+        return F.conv2d(x, weight, None, **geometry)
+    return _Depthwise.apply(x, weight, geometry)
 
 
 class Depthwise(nn.Conv2d):
@@ -182,31 +197,31 @@ class ReLUConvBN(nn.Module):
 
 
 class PointwiseBN(nn.Module):
-    """A 1x1 convolution and BN, both left to the node where the edge ends: it evaluates those of all its edges."""
+    """A 1x1 convolution and BN. Where they are left to the node that the edge ends in, it evaluates all its edges'."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight, self.eps = pointwise(channels, channels).weight, EPS
 
-    def forward(self, x: Images) -> Normalised:
-        return Normalised(x, self.weight, self.eps)
+    def forward(self, x: Images) -> Output:
+        return normalised(x, self.weight, self.eps)
 
 
 class Pool(nn.Module):
-    """A pool, and BN, which is left to the node where the edge ends."""
+    """A pool, and BN, which may be left to the node where the edge ends."""
 
     def __init__(self, pool: Callable[[Tensor, int], Tensor], stride: int) -> None:
         super().__init__()
         self.pool, self.stride, self.eps = pool, stride, EPS
 
-    def forward(self, node: Node) -> Normalised:
+    def forward(self, node: Node) -> Output:
         return node.pooled(self.pool, self.stride, self.eps)
 
 
 class Convs(nn.Sequential):
-    """Stages of a ReLU, a depthwise and a 1x1 convolution, and BN; the last 1x1 convolution and BN are left."""
+    """Stages of a ReLU, a depthwise and a 1x1 convolution, and BN; the last 1x1 convolution and BN may be left."""
 
-    def forward(self, node: Node) -> Normalised:
+    def forward(self, node: Node) -> Output:
         x = node.rectified
         *before, last = self
         for stage in before:
@@ -224,7 +239,9 @@ def max_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height 
 
 
 def avg_pool(x: Images, stride: int) -> Float[Tensor, "batch channel out_height out_width"]:
-    """The mean of each 3x3 pixels inside the image, by a convolution: faster than a pool, and keeps no input."""
+    """The mean of each 3x3 pixels inside the image; of large ones by a convolution: faster, and keeps no input."""
+    if by_library(x):
+        return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
     ones = x.new_ones(x.shape[1], 1, 3, 3)
     inside = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), ones[:1], stride=stride, padding=1)
     return _depthwise(x, ones, stride) / inside
