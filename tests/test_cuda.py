@@ -1,0 +1,97 @@
+"""On a CUDA device the same numbers as on the CPU, and no waiting; what needs none of it runs on the CPU as well."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from strategies import cases, examples
+from torch.nn.functional import cross_entropy
+
+from wiring import Experiment, GateProbe, load, run
+from wiring.bench import noise
+from wiring.search import Search
+from wiring.search.searchers import SEARCHERS
+from wiring.supernet.gates import Gates, moved
+
+HAS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+CUDA = pytest.param("cuda", marks=[pytest.mark.cuda, HAS_CUDA])
+TINY = Experiment(data="digits", cells=2, channels=4, batch=64, epochs=2, images=256, crop=1, flip=False)
+
+
+def measure(case, gates, device):
+    """Logits, costs of operations and cells, and the gradients of weights and gates, computed on the device."""
+    supernet = deepcopy(case.supernet).to(device)
+    values = gates.values.detach().clone().requires_grad_()
+    with GateProbe(supernet) as probe:
+        logits = supernet(case.images.to(device), Gates(values, gates.active))
+        cross_entropy(logits, case.labels.to(device)).backward()
+    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in (values, *supernet.parameters())]
+    return [x.cpu() for x in (logits.detach(), probe.per_image, probe.cell_costs, *gradients)]
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@given(case=cases())
+@examples(40)
+def test_a_supernet_computes_the_same_on_every_device(device, case):
+    for gates in (case.child()[0], case.mixed()[0]):
+        for there, here in zip(measure(case, gates, device), measure(case, gates, "cpu"), strict=True):
+            torch.testing.assert_close(there, here, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("level", ["single", "bi"])
+@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_a_search_starts_the_same_on_every_device(device, searcher, level):
+    # Weights, images and architectures are drawn on the CPU; α moves too little in an epoch to change what is drawn.
+    e = replace(TINY, searcher=searcher, level=level, epochs=1)
+    there, here = (run(replace(e, device=where)).scalars for where in (device, "cpu"))
+    for column in ("loss", "entropy", "cost"):
+        np.testing.assert_allclose(there[column], here[column], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_a_run_goes_on_where_it_was_saved(device, tmp_path):
+    e = replace(TINY, device=device)
+    whole = run(e)
+    begun = Search(e, data := noise(e, 8))
+    for _ in begun.run_epoch():
+        pass
+    state = begun.state_dict()
+    again = Search(e, data)
+    again.load_state_dict(state)
+    assert torch.equal(again.searcher.alpha, begun.searcher.alpha)
+    kept = run(e, tmp_path / "run")
+    for record in (kept, load(tmp_path / "run")):
+        np.testing.assert_allclose(record.scalars.loss, whole.scalars.loss, rtol=0 if device == "cpu" else 0.02)
+
+
+@pytest.mark.cuda
+@HAS_CUDA
+@pytest.mark.parametrize("level", ["single", "bi"])
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_a_step_waits_for_the_device_only_where_alpha_is_drawn_on_the_cpu(searcher, level):
+    e = replace(TINY, searcher=searcher, level=level, device="cuda")
+    steps = (search := Search(e, noise(e, 8))).run_epoch()
+    next(steps)
+    if search.searcher.drawn_on_cpu:
+        search.searcher.add_gradient = lambda *_: None  # takes the costs down
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_what_is_moved_arrives(device):
+    x = torch.arange(12.0).view(3, 4).T
+    there = moved(x, torch.device(device))
+    assert there.device.type == device
+    assert torch.equal(there.cpu(), x)
+    gate = torch.ones(2, requires_grad=True)
+    moved(gate, torch.device(device)).sum().backward()
+    assert torch.equal(gate.grad, torch.ones(2))
