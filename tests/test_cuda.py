@@ -1,4 +1,4 @@
-"""On a CUDA device the same numbers as on the CPU, and no waiting; what needs none of it runs on the CPU as well."""
+"""On a CUDA device the same numbers as on the CPU, and no waiting; what needs no second device runs on the CPU too."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -10,7 +10,7 @@ from hypothesis import given
 from strategies import cases, examples
 from torch.nn.functional import cross_entropy
 
-from wiring import Experiment, GateProbe, load, run
+from wiring import Experiment, GateProbe, run
 from wiring.bench import noise
 from wiring.search import Search
 from wiring.search.searchers import SEARCHERS
@@ -32,7 +32,7 @@ def measure(case, gates, device):
     return [x.cpu() for x in (logits.detach(), probe.per_image, probe.cell_costs, *gradients)]
 
 
-@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("device", [CUDA])
 @given(case=cases())
 @examples(40)
 def test_a_supernet_computes_the_same_on_every_device(device, case):
@@ -43,7 +43,7 @@ def test_a_supernet_computes_the_same_on_every_device(device, case):
 
 @pytest.mark.parametrize("level", ["single", "bi"])
 @pytest.mark.parametrize("searcher", SEARCHERS)
-@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("device", [CUDA])
 def test_a_search_starts_the_same_on_every_device(device, searcher, level):
     # Weights, images and architectures are drawn on the CPU; α moves too little in an epoch to change what is drawn.
     e = replace(TINY, searcher=searcher, level=level, epochs=1)
@@ -53,19 +53,19 @@ def test_a_search_starts_the_same_on_every_device(device, searcher, level):
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_a_run_goes_on_where_it_was_saved(device, tmp_path):
+def test_a_search_goes_on_from_its_state(device):
     e = replace(TINY, device=device)
-    whole = run(e)
-    begun = Search(e, data := noise(e, 8))
-    for _ in begun.run_epoch():
+    whole, again = (Search(e, noise(e, 8)) for _ in range(2))
+    for _ in whole.run_epoch():
         pass
-    state = begun.state_dict()
-    again = Search(e, data)
-    again.load_state_dict(state)
-    assert torch.equal(again.searcher.alpha, begun.searcher.alpha)
-    kept = run(e, tmp_path / "run")
-    for record in (kept, load(tmp_path / "run")):
-        np.testing.assert_allclose(record.scalars.loss, whole.scalars.loss, rtol=0 if device == "cpu" else 0.02)
+    again.load_state_dict(deepcopy(whole.state_dict()))
+    for search in (whole, again):
+        for _ in search.run_epoch():
+            pass
+    assert again.epoch == whole.epoch == 2
+    tolerance = 0 if device == "cpu" else 1e-3  # sums may be taken in another order there
+    for there, here in zip([*again.theta, again.searcher.alpha], [*whole.theta, whole.searcher.alpha], strict=True):
+        torch.testing.assert_close(there, here, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.cuda

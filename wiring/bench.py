@@ -115,14 +115,19 @@ def _measures(n: int) -> list[Callable[[], Row]]:
 
 def ratio(name: str, sides: Sides, at_least: bool, bound: float, e: Experiment, size: int, repeats: int) -> Row:
     """The time of a comparison's first side divided by its second's; ``{}`` in the name is the workload."""
-    cells = f"{e.cells} {'DARTS' if e.topology == TOPOLOGIES['darts'] else 'minimal'} cells"
-    cells += f", {len(e.reductions)} of them reductions" if e.reductions else ""
-    workload = f"{e.searcher.upper()} step, {cells}, {e.channels} channels, {size}x{size}, batch {e.batch}"
+    workload = f"{_step_of(e)}, {e.channels} channels, {size}x{size}, batch {e.batch}"
     rounds = _rounds(sides(e, size), repeats)
     ratios = [above / below for above, below in rounds]
     times = " against ".join(_time(median(side)) for side in zip(*rounds, strict=True))
     spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
     return Row(name.format(workload), median(ratios), bound, at_least, f"{times}; {spread}")
+
+
+def _step_of(e: Experiment) -> str:
+    """The searcher's step and its cells, in words."""
+    cells = f"{e.cells} {'DARTS' if e.topology == TOPOLOGIES['darts'] else 'minimal'} cells"
+    reductions = f", {len(e.reductions)} of them reductions" if e.reductions else ""
+    return f"{e.searcher.upper()} step, {cells}{reductions}"
 
 
 def textbook_and_ours(e: Experiment, size: int) -> tuple[Step, Step]:
@@ -201,7 +206,7 @@ def dispatched(bound: float, e: Experiment) -> Row:
     ours, search = (_on_meta(e) for _ in range(2))
     steps = _endless(ours.run_epoch), _step_without_costs(search, textbook(e).to("meta"))
     counts = [_kernels(step) for step in steps]
-    name = f"{e.searcher.upper()} step, 8 minimal cells, on a GPU: kernels of ours / of the textbook"
+    name = f"{_step_of(e)}, on a GPU: kernels of ours / of the textbook"
     return Row(name, counts[0] / counts[1], bound, False, f"{counts[0]:.0f} against {counts[1]:.0f}")
 
 
