@@ -23,8 +23,10 @@ from wiring.__main__ import from_text
 from wiring.evidence import verdicts
 from wiring.evidence.claims import CLAIMS
 from wiring.search import records
+from wiring.search.derive import RULES
 from wiring.search.experiments import DESCRIPTIONS, PRESETS, PURPOSES
-from wiring.supernet.topology import TOPOLOGIES
+from wiring.search.records import load
+from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def refused(here, capsys, arguments, *parts):
 
 BAD = [
     # what there is to call
-    ([], "{run,sweep,rerun,presets,verdicts,bench}"),
+    ([], "{run,derive,sweep,rerun,presets,verdicts,bench}"),
     (["fly"], "'fly'", "run", "rerun", "presets"),
     (["--epochs", "3"], "run"),
     (["run"], "preset"),
@@ -115,6 +117,9 @@ BAD = [
     # folders
     ([*QUICK, "--out", "data/foreign"], "data/foreign", "another folder"),
     ([*QUICK, "--out", "there.json"], "there.json", "another folder"),
+    # what a search ends in
+    (["derive"], "run"),
+    (["derive", "nowhere"], "nowhere", "experiment.json"),
     # chapters and their parameters
     (["rerun", "p9"], "'p9'", "broken", "tiny"),
     (["rerun", "tiny.ipynb"], "'tiny.ipynb'", "broken", "tiny"),
@@ -134,6 +139,9 @@ BAD = [
     (["rerun", "tiny", "--out", "new.txt"], "new.txt", ".ipynb"),
     (["rerun", "tiny", "--epochs", "3"], "--epochs", "-p"),
     (["rerun", "tiny", "--timeout", "0"], "timeout = 0", "at least 1"),
+    # files
+    (["verdicts", "--json", "nowhere/x.json"], "json = 'nowhere/x.json': no folder nowhere"),
+    (["bench", "--json", "nowhere/x.json"], "json = 'nowhere/x.json': no folder nowhere"),
     # bench
     (["bench", "--repeats", "0"], "repeats", "0", "1"),
     (["bench", "--repeats", "few"], "--repeats", "'few'", "int"),
@@ -159,6 +167,25 @@ def test_no_network_and_no_files_are_refused_in_one_line(here, capsys, monkeypat
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
     monkeypatch.setenv("WIRING_DATA", str(here / "nothing"))
     refused(here, capsys, [*QUICK, "--data", "cifar10"], "cifar10", "WIRING_DATA", "name resolution")
+
+
+def test_a_search_ends_in_a_cell_that_is_trained_alone(here, capsys):
+    assert call(*QUICK, "--searcher", "darts", "--level", "bi", "--batch", "8", "--out", "mine") == 0
+    capsys.readouterr()
+    for rule in ("strongest", "perturbation"):
+        assert call("derive", "mine", "--rule", rule, "--epochs", "2") == 0
+        *cell, last = capsys.readouterr().out.splitlines()
+        assert [line.split(": ")[0] for line in cell] == ["(0, 2)", "(1, 2)", "(0, 3)", "(1, 3)", "(2, 3)"]
+        assert not any(line.endswith("none") for line in cell)
+        record = load(here / f"mine-{rule}")
+        assert [
+            f"{edge}: {name}"
+            for edge, (name,) in zip(MINIMAL.edges, record.experiment.topology.candidates, strict=True)
+        ] == cell
+        accuracy = record.scalars.query("split == 'search' and group == 'all' and epoch == 2").accuracy.item()
+        assert last == f"mine-{rule}: accuracy {accuracy:.3f} on 16 images that it did not learn from"
+    refused(here, capsys, ["derive", "mine", "--rule", "best"], "rule", "'best'", *RULES)
+    refused(here, capsys, ["derive", "mine", "--epochs", "0"], "epochs", "0", "1")
 
 
 def test_folder_of_another_experiment_is_refused_with_both_values(here, capsys):
@@ -363,7 +390,9 @@ def test_version_is_the_installed_one(capsys):
     assert capsys.readouterr().out == f"wiring {version('wiring')}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["sweep"], ["rerun"], ["presets"], ["verdicts"], ["bench"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["derive"], ["sweep"], ["rerun"], ["presets"], ["verdicts"], ["bench"]]
+)
 def test_help_goes_to_stdout(capsys, command):
     assert call(*command, "--help") == 0
     out, err = capsys.readouterr()

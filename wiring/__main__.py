@@ -77,11 +77,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _add_arguments(command: str, parser: Parser) -> None:
     add = parser.add_argument
     match command:
-        case "run":
+        case "run" | "derive":
+            from wiring.search.derive import RULES
             from wiring.search.experiments import DESCRIPTIONS, PRESETS, Experiment, settings
 
-            add("preset", help=f"one of {', '.join(PRESETS)}")
-            add("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET-<digest of the experiment>")
+            if command == "run":
+                add("preset", help=f"one of {', '.join(PRESETS)}")
+                add("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET-<digest of the experiment>")
+            else:
+                add("run", type=Path, help="the folder of a finished search")
+                add("--rule", default="argmax", help="; ".join(f"{rule}: {kept}" for rule, kept in RULES.items()))
+                add("--out", type=Path, metavar="FOLDER", help="default: RUN-RULE, beside it")
             authors = settings(Experiment())
             for name, meaning in DESCRIPTIONS.items():
                 about = f"{meaning} (authors: {json.dumps(authors[name])})".replace('"', "")
@@ -127,7 +133,8 @@ def _called(options: argparse.Namespace) -> int:
         if isinstance(error, OSError) and error.filename:
             message = f"{error.filename}: {error.strerror}"
     except signals.Stopped as stop:
-        resumes = "; the same command resumes where it was saved" if options.command in ("run", "sweep") else ""
+        resumed = options.command in ("run", "derive", "sweep")
+        resumes = "; the same command resumes where it was saved" if resumed else ""
         status, message = stop.status, f"interrupted{resumes}"
     print(f"wiring: {' '.join(message.split())}", file=sys.stderr)
     return status
@@ -148,8 +155,7 @@ def _run(options: argparse.Namespace) -> None:
     """
     from wiring.search import experiments, loop, records, sweeps
 
-    changes = {name: value for name, value in vars(options).items() if name in experiments.DESCRIPTIONS}
-    experiment = experiments.with_fields(experiments.preset(options.preset), changes)
+    experiment = experiments.with_fields(experiments.preset(options.preset), _changes(options))
     folder = options.out or Path("runs") / sweeps.run_name(options.preset, experiments.to_json(experiment))
     before = "finished before, " if records.is_done(folder) else ""
     loop.keep_memory()
@@ -159,6 +165,36 @@ def _run(options: argparse.Namespace) -> None:
     last = record.scalars.query("group == 'all'").iloc[-1]
     print(f"{folder}: {before}{experiment.epochs} epochs in {took}")
     print(f"last epoch: loss {last.loss:.3f}, accuracy {last.accuracy:.3f}, cost L - H {last.cost:.3f}")
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    from wiring.search.experiments import DESCRIPTIONS
+
+    return {name: value for name, value in vars(options).items() if name in DESCRIPTIONS}
+
+
+def _derive(options: argparse.Namespace) -> None:
+    """Choose the cell that a finished search ends in, and train it alone; each field of that training can be changed.
+
+    It learns from the half of the images that trained a bi-level search's weights; its accuracy is that on the others.
+    An unfinished training in the same folder is resumed, a finished one is left as it is.
+    """
+    from wiring.search import experiments, loop, records
+    from wiring.search.derive import alone, closing, derive
+
+    searched = records.load(options.run)
+    table = closing(options.run) if options.rule == "perturbation" else None
+    cell = derive(searched, options.rule, table)
+    experiment = experiments.with_fields(alone(searched.experiment, cell), _changes(options))
+    for edge, (operation,) in zip(cell.edges, cell.candidates, strict=True):
+        print(f"{edge}: {operation}")
+    folder = options.out or options.run.with_name(f"{options.run.resolve().name}-{options.rule}")
+    loop.keep_memory()
+    loop.log_epochs()
+    record = loop.run(experiment, folder)
+    last = record.scalars.query("group == 'all'").groupby("split").last()
+    images = record.provenance["images"]["search"]
+    print(f"{folder}: accuracy {last.accuracy['search']:.3f} on {images} images that it did not learn from")
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -235,9 +271,9 @@ def _verdicts(options: argparse.Namespace) -> None:
     identities are checked on random supernets.
     """
     from wiring.evidence.verdicts import judge_all
+    from wiring.search.records import check_new
 
-    if options.json is not None and options.json.exists():
-        raise ValueError(f"json = '{options.json}': exists; nothing is overwritten, choose another file")
+    check_new("json", options.json)
     rows = []
     for verdict in judge_all():
         source = ", ".join(filter(None, (verdict.claim.runs, verdict.setting)))
@@ -257,6 +293,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     "run": Command("wiring.search", _run, "run one search and keep its records"),
+    "derive": Command("wiring.search", _derive, "choose the cell that a search ends in, and train it alone"),
     "sweep": Command("wiring.chapters", _sweep, "run many searches, or a chapter many times"),
     "rerun": Command("wiring.chapters", _rerun, "execute a chapter of the book with other parameters"),
     "presets": Command("wiring.search", _presets, "say what each preset is for, or all settings of one"),

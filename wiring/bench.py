@@ -28,6 +28,7 @@ from wiring.costs import CostProbe
 from wiring.datasets import Dataset
 from wiring.search import Experiment, Search, generator, preset
 from wiring.search.loop import adam, keep_memory
+from wiring.search.records import check_new
 from wiring.supernet import TOPOLOGIES, PlainSupernet, image_dot
 from wiring.supernet.operations import Depthwise
 
@@ -73,10 +74,7 @@ def bench(repeats: int, file: Path | None = None) -> bool:
     """
     if repeats < 1:
         raise ValueError(f"repeats = {repeats}: give 1 or more")
-    if file is not None and file.exists():
-        raise ValueError(f"json = '{file}': exists; nothing is overwritten, choose another file")
-    if file is not None and not file.parent.is_dir():
-        raise ValueError(f"json = '{file}': no folder {file.parent}")
+    check_new("json", file)
     torch.set_num_threads(THREADS)
     keep_memory()  # both sides gain from what a search sets
     cpu = f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
@@ -213,7 +211,7 @@ def dispatched(bound: float, e: Experiment) -> Row:
 def _on_meta(e: Experiment) -> Search:
     """A search all of whose tensors are on the meta device, but for those that a search on a GPU keeps on the CPU."""
     search = Search(e, noise(e, 32))
-    batches: Any = {split: [x.to("meta") for x in next(iter(loader))] for split, loader in search.loaders.items()}
+    batches: Any = {split: tuple(x.to("meta") for x in next(iter(loader))) for split, loader in search.loaders.items()}
     search.loaders = {split: [batch] * search.steps for split, batch in batches.items()}  # type: ignore[misc]
     search.device = torch.device("meta")
     search.measured.to("meta")
@@ -223,7 +221,7 @@ def _on_meta(e: Experiment) -> Search:
     if search.searcher.drawn_on_cpu:
         search.searcher.add_gradient = lambda *_: None  # type: ignore[method-assign]  # the costs would have to come down
     else:
-        search.optimisers |= {"alpha": adam(e, search.searcher.to("meta").alpha)}
+        search.optimisers |= {"alpha": adam(e, search.searcher.to("meta"))}
         search._begin_course()
     return search
 

@@ -112,8 +112,8 @@ def rerun(name: str, values: Mapping[str, Any], out: Path | None = None, timeout
     if out is None:
         candidates = (Path("reruns") / f"{name}{suffix}.ipynb" for suffix in ("", *(f"-{k}" for k in range(2, 10_000))))
         out = next(path for path in candidates if not (path.exists() or path.with_suffix(PARTIAL).exists()))
-    elif out.exists():
-        raise ChapterError(f"{out} exists; choose another file, nothing is overwritten")
+    elif there := [path for path in (out, out.with_suffix(PARTIAL)) if path.exists()]:
+        raise ChapterError(f"{there[0]} exists; choose another file, nothing is overwritten")
     elif out.suffix != ".ipynb":
         raise ChapterError(f"out = {str(out)!r}: a notebook's name ends in .ipynb")
     if timeout is not None and timeout < 1:

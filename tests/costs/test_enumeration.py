@@ -52,9 +52,16 @@ def test_the_part_through_edge_4_is_what_stopping_the_gradient_there_takes_away(
     close(everything.direct[chosen], torch.stack(direct).detach())
 
 
-@pytest.mark.parametrize("network", [PlainSupernet(MINIMAL, 2, 2, 3), PlainSupernet(MINIMAL.with_output(3), 1, 2, 3)])
+@pytest.mark.parametrize(
+    "network",
+    [
+        PlainSupernet(MINIMAL, 2, 2, 3),
+        PlainSupernet(MINIMAL.with_output(3), 1, 2, 3),
+        PlainSupernet(MINIMAL, 1, 2, 3, 3, (0,)),
+    ],
+)
 def test_another_network_is_refused(network):
-    with pytest.raises(ValueError, match="network: give one cell of the minimal topology"):
+    with pytest.raises(ValueError, match="network: give one normal cell of the minimal topology"):
         enumerate_minimal(network, torch.randn(2, 3, 4, 4), torch.zeros(2).long())
 
 

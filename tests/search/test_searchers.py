@@ -11,7 +11,18 @@ from strategies import SEEDS, Case, cases, examples, topologies
 from torch.nn.functional import cross_entropy
 
 from wiring.costs.probe import GateProbe
-from wiring.search.searchers import DARTS, DSNAS, SEARCHERS, SNAS, CodeDSNAS, LogSumDSNAS, Uniform
+from wiring.search.searchers import (
+    DARTS,
+    DSNAS,
+    SEARCHERS,
+    SNAS,
+    CodeDSNAS,
+    EdgeDARTS,
+    LogSumDSNAS,
+    SigmoidDARTS,
+    SmoothMaxDARTS,
+    Uniform,
+)
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES
 
 close = torch.testing.assert_close
@@ -283,16 +294,70 @@ def test_the_estimators_mean_is_the_gradient_of_the_expected_cost():
     assert ((samples.mean(0) - exact).abs() <= 4.5 * samples.std(0) / 4000**0.5 + 1e-12).all()
 
 
+# The remedies
+
+
+def beside(distribution, case):
+    """α's gradient by the searcher on a batch, less the gates' own: what add_gradient brings."""
+    gates = distribution.draw(generator())
+    with GateProbe(case.supernet) as probe:
+        cross_entropy(case.supernet(case.images, gates), case.labels).backward()
+    before = gradient(distribution.alpha).clone()
+    distribution.add_gradient(gates, probe.costs)
+    return gradient(distribution.alpha) - before
+
+
+@given(cases())
+@examples(15)
+def test_sigmoid_gates_do_not_compete_and_are_driven_apart_but_for_none(case):
+    distribution = search(SigmoidDARTS, case)
+    gates, allowed = distribution.draw(generator()), case.topology.allowed()
+    for cell, kind in enumerate(case.supernet.cell_types):
+        close(gates.values[cell], torch.where(allowed, 1 / (1 + torch.exp(-distribution.alpha[kind])), 0.0))
+    alpha = distribution.alpha.detach().requires_grad_()
+    driven = alpha.sigmoid()[:, allowed.index_fill(1, torch.tensor(NAMES.index("none")), False)]
+    expected = torch.zeros_like(alpha)
+    if driven.numel():
+        (expected,) = torch.autograd.grad(-10 * ((driven - 0.5) ** 2).mean(), alpha)
+    close(beside(distribution, case), expected)
+
+
+@given(cases(), st.floats(0, 1))
+@examples(15)
+def test_the_smooth_maximum_of_alpha_is_penalised_as_the_search_proceeds(case, progress):
+    distribution = search(SmoothMaxDARTS, case)
+    distribution.progress = progress
+    alpha = distribution.alpha.detach().requires_grad_()
+    smooth_max = alpha.masked_fill(~case.topology.allowed(), -torch.inf).exp().sum(-1).log().mean()
+    close(beside(distribution, case), torch.autograd.grad(50 * progress * smooth_max, alpha)[0])
+
+
+@given(cases(), SEEDS)
+@examples(15)
+def test_edge_normalisation_weighs_the_edges_into_a_node_by_softmax(case, seed):
+    distribution = search(EdgeDARTS, case)
+    with torch.no_grad():
+        distribution.beta.copy_(torch.randn(distribution.beta.shape, generator=generator(seed)))
+    ends, values = [end for _, end in case.topology.edges], distribution.draw(generator()).values
+    plain = search(DARTS, case).draw(generator()).values
+    for cell, kind in enumerate(case.supernet.cell_types):
+        for end in set(ends):
+            into = [edge for edge, at in enumerate(ends) if at == end]
+            share = distribution.beta[kind, into].softmax(0)
+            close(values[cell, into], share[:, None] * plain[cell, into])
+
+
 # All of them
 
 
-@pytest.mark.parametrize("searcher", [DARTS, SNAS, DSNAS])
+@pytest.mark.parametrize("searcher", [DARTS, SNAS, DSNAS, SigmoidDARTS, SmoothMaxDARTS, EdgeDARTS])
 def test_forbidden_operations_have_no_probability_and_no_gradient(searcher):
     @given(cases(), st.floats(0.1, 2))
     @examples(15)
     def check(case, temperature):
         distribution = search(searcher, case)
         forbidden = ~case.topology.allowed()
+        distribution.progress = 0.5
         probability = distribution.probability()
         assert not probability[:, forbidden].any()
         close(probability.sum(-1), torch.ones_like(probability[..., 0]))

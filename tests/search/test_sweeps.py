@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
@@ -153,17 +153,21 @@ def test_failing_task_is_tried_again_on_request(here, one_thread):
     assert run_tasks({"once": Once(failing, here / "failed")}, workers=1, retries=1) == {}
 
 
-def test_task_that_kills_every_worker_is_given_up(monkeypatch):
-    class Broken:
-        def submit(self, *arguments):
-            future = Future()
-            future.set_exception(BrokenExecutor())
-            return future
-
-    monkeypatch.setattr(sweeps, "processes", lambda *arguments: nullcontext(Broken()))
-    failures = run_tasks({"dying": dying}, workers=1)
+def test_task_that_kills_every_worker_is_given_up_alone(here):
+    tasks = {"dying": dying} | {f"fine-{k}": (here / f"fine-{k}").touch for k in range(9)}
+    failures = run_tasks(tasks, workers=2)
     assert list(failures) == ["dying"]
     assert "worker died, 4 times" in failures["dying"]
+    assert len(list(here.glob("fine-*"))) == 9
+
+
+def test_a_pool_that_takes_no_more_tasks_is_one_whose_worker_died(monkeypatch):
+    class Broken:
+        def submit(self, *arguments):
+            raise BrokenExecutor
+
+    monkeypatch.setattr(sweeps, "processes", lambda *arguments: nullcontext(Broken()))
+    assert "worker died, 4 times" in run_tasks({"fine": print}, workers=1)["fine"]
 
 
 def test_chapter_is_swept_like_a_preset(here, one_thread, capsys, monkeypatch):

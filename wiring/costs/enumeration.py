@@ -60,10 +60,10 @@ def _score_weighted(values: Costs, probability: Operations) -> Operations:
 
 @torch.no_grad()
 def enumerate_minimal(network: PlainSupernet, images: Images, labels: Int[Tensor, " batch"]) -> Enumeration:
-    """Measure on a batch all architectures of a network of one whole minimal cell; another one raises ValueError."""
-    if network.topology != MINIMAL or len(network.cells) != 1:
-        shape = f"{len(network.cells)} of {network.topology}"
-        raise ValueError(f"network: give one cell of the minimal topology, not {shape}")
+    """Measure on a batch all architectures of a network of one normal minimal cell; another one raises ValueError."""
+    if network.topology != MINIMAL or network.cell_types != [0]:
+        shape = f"{len(network.cells)} of {network.topology}{', with reductions' if any(network.cell_types) else ''}"
+        raise ValueError(f"network: give one normal cell of the minimal topology, not {shape}")
     cell: Any = network.cells[0]
     stem = network.stem(images)
     node_0, node_1 = (read(stem) for read in cell.inputs)

@@ -128,6 +128,42 @@ _TABLE = (
 # fmt: on
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _TABLE}
 
+# What the cost foretells of remedies for P3, written before their runs, which are not recorded yet:
+#
+# - R1: L - H on the search split, which pushes None, comes of the gap between the splits, and decay narrows that.
+# - R2: the same for operations that stop to learn once they overfit.
+# - R3: sigmoid gates do not compete. The zero-one loss outweighs the costs within some twenty steps, before the splits
+#   part, and then keeps each gate on its side of 1/2; that all seven of an edge fall on the closed side is unlikely.
+# - R4: the pull is the same factor of every gate, as an equal cost of every operation would be. It weakens the lead of
+#   whatever leads, and leaves the order: None stays ahead.
+# - R5: shares of edges multiply the costs of all operations of an edge, and change no sign.
+# - R6: Adam's penalty holds back what leads (X2, X3); here that is None.
+# - R7: a step of θ is small against what the splits differ by.
+# - R8: costs of every cell but the last sum to zero over its edges (Corollary): on balance they push None nowhere.
+_R = partial(Claim, chapter="remedies", reference="collapse-reference")
+# fmt: off
+REMEDIES = (
+    _R("R0", "without a remedy every edge is dropped for good", measures.retention, "below", 0.1),
+    _R("R1", "stronger weight decay on θ holds None back", measures.final_lead, "below", 0.0,
+       changes={"theta_weight_decay": 3e-3}, against={"theta_weight_decay": 3e-4}),
+    _R("R2", "early stopping of operations holds None back", measures.final_lead, "below", 0.0,
+       changes={"early_stop": 0.4}, against={"early_stop": -1.0}),
+    _R("R3", "sigmoid gates under a zero-one loss keep most edges", measures.retention, "above", 0.5,
+       changes={"searcher": "darts-sigmoid"}),
+    _R("R4-lead", "a penalty on α's smooth maximum holds None back", measures.final_lead, "below", 0.0,
+       changes={"searcher": "darts-smooth-max"}, against={"searcher": "darts"}),
+    _R("R4-sign", "under that penalty None still leads", measures.final_lead, "above", 0.0,
+       changes={"searcher": "darts-smooth-max"}),
+    _R("R5", "with edge normalisation every edge is dropped for good", measures.retention, "below", 0.1,
+       changes={"searcher": "darts-edges"}),
+    _R("R6", "decay on α itself, in place of Adam's penalty, lets None lead further", measures.final_lead, "above", 0.0,
+       changes={"alpha_decoupled": True}, against={"alpha_decoupled": False}),
+    _R("R7", "second-order search drops every edge for good", measures.retention, "below", 0.1,
+       changes={"level": "unrolled"}),
+    _R("R8", "the last cell alone pushes None", measures.last_cells_push, "above", 0.9, reference="p3-reference"),
+)
+# fmt: on
+
 #: The recorded single-level searches of different searchers and cells that P1 and P2 are held against.
 SINGLE_LEVEL = (
     "p1-reference",

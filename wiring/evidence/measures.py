@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 
 from wiring.search import Record, dropped, lead
+from wiring.search.experiments import LEVELS
 from wiring.supernet import NONE
 
 #: The share of correctly classified images from which on an accuracy is called high.
@@ -41,7 +42,7 @@ def scalars_of(record: Record, split: str | None = None, group: str = "all", lat
     Of the search, without what is measured after it. Without a split it is the one that α learns from; of the search
     split a single-level search has no rows. ``late`` keeps the last tenth of the search, at least one epoch.
     """
-    split = split or ("search" if record.experiment.level == "bi" else "training")
+    split = split or LEVELS[record.experiment.level][0][0]
     rows = record.scalars.query("split == @split and group == @group and epoch <= @record.experiment.epochs")
     return rows.tail(_late_epochs(record)) if late else rows
 
@@ -211,6 +212,20 @@ def final_lead(record: Record) -> float:
     """Lead of None at the end of the recorded course; its α minus the others' mean, over edges, NaN without one."""
     course = record.arrays.get("course_alpha")
     return np.nan if course is None else float(lead(course[-1, list(cells_of_types(record))]).mean())
+
+
+def last_cells_push(record: Record) -> float:
+    """Share of the push on None's α that the last cell brings; of DARTS, late in the search, NaN for other searchers.
+
+    A cell's push is what its costs C add to ``-dL/dα`` of None, ``w_None Σ_k w_k C_k``, summed over its edges: mean
+    costs and probabilities of each epoch stand for those of its steps.
+    """
+    e, late = record.experiment, slice(record.experiment.epochs - _late_epochs(record), record.experiment.epochs)
+    if e.searcher != "darts" or e.reductions:
+        return np.nan
+    weights, costs = record.arrays["probability"][late, :1], np.nan_to_num(record.arrays["cost_mean"][late, 0])
+    pushes = (weights[..., NONE] * (weights * costs).sum(-1)).sum((0, 2))
+    return float(pushes[-1] / pushes.sum())
 
 
 def _late(record: Record, quantity: str, group: str = "all") -> Float[np.ndarray, "split"]:

@@ -130,7 +130,7 @@ def simulate(
     cells = -(-edges // len(MINIMAL.edges))
     searcher = SEARCHERS[e.searcher](MINIMAL, list(range(cells)), e.alpha_mean, e.alpha_std, random)
     searcher.anneal(e.temperature)
-    optimiser = adam(e, searcher.alpha)
+    optimiser = adam(e, searcher)
     mean, covariance = map(torch.from_numpy, costs.moments())
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()).float()

@@ -25,6 +25,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 #: Level -> the phases of one step: which split a batch comes from, and which parameters learn from it.
 LEVELS = {"single": (("training", ("theta", "alpha")),), "bi": (("search", ("alpha",)), ("training", ("theta",)))}
+LEVELS |= {"unrolled": LEVELS["bi"]}
 
 
 def _known(what: str, name: str, table: Mapping[str, object]) -> str:
@@ -75,8 +76,10 @@ class Experiment:
 
     searcher: Annotated[str, AfterValidator(lambda name: _known("searcher", name, SEARCHERS))] = "dsnas"
     """how gates are drawn from α and what α learns from; the authors' code runs dsnas-code, their paper dsnas"""
-    level: Literal["single", "bi"] = "single"
-    """bi: θ learns from one half of the images, α from the other"""
+    level: Literal["single", "bi", "unrolled"] = "single"
+    """bi: θ learns from one half of the images, α from the other; unrolled: from there, after θ's next step"""
+    early_stop: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    """bi: an operation's θ rests once the cosine of its two gradients, mean of 20 steps, is below this; -1: never"""
     temperature: Positive = 1.0
     """SNAS: temperature in the first epoch"""
     final_temperature: Positive = 1.0
@@ -194,6 +197,11 @@ def preflight(experiment: Experiment, *, dataset: Dataset | None = None, device:
     the data set is looked for: the workers of a cluster have their own.
     """
     e = experiment
+    if e.level == "unrolled" and SEARCHERS[e.searcher].drawn_on_cpu:
+        allowed = ", ".join(name for name, searcher in SEARCHERS.items() if not searcher.drawn_on_cpu)
+        raise ValueError(f"level = 'unrolled': {e.searcher}'s gates pass no gradient on; allowed searchers: {allowed}")
+    if e.early_stop > -1 and e.level == "single":
+        raise ValueError(f"early_stop = {e.early_stop}: a single level has one gradient; allowed: -1, or level bi")
     with torch.device("meta"):  # takes no memory
         Supernet(e.topology, e.cells, e.channels, classes=2, reductions=e.reductions)
     if not device:

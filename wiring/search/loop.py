@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -30,13 +31,15 @@ from tqdm import tqdm
 from wiring.costs.probe import GateProbe, Statistics
 from wiring.datasets import LOG, DataError, Dataset, Labels, Loader, difference, load_dataset
 from wiring.search import records, signals
+from wiring.search.bilevel import EarlyStopping, look_ahead
 from wiring.search.experiments import LEVELS, Experiment, from_json, preflight, preset, to_json
 from wiring.search.records import GROUPS, Record, RecordError
-from wiring.search.searchers import SEARCHERS, dropped
-from wiring.supernet import NAMES, Images, Supernet
+from wiring.search.searchers import SEARCHERS, Searcher, dropped
+from wiring.supernet import NAMES, Gates, Images, Supernet
 
 Logits = Float[Tensor, "image class"]
 Losses = Float[Tensor, " image"]
+Batch = tuple[Images, Labels]
 
 #: What is summed over the images of a group, and the columns of the scalars; ``images`` sums ones.
 QUANTITIES = ["images", "accuracy", "loss", "entropy", "cost"]
@@ -61,11 +64,11 @@ def generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
-def adam(experiment: Experiment, alpha: nn.Parameter) -> optim.Optimizer:
-    """The optimiser of α: Adam, whose decay is an L2 penalty, or AdamW."""
+def adam(experiment: Experiment, searcher: Searcher) -> optim.Optimizer:
+    """The optimiser of α, and of what else the searcher learns: Adam, whose decay is an L2 penalty, or AdamW."""
     e = experiment
     kind = optim.AdamW if e.alpha_decoupled else optim.Adam
-    return kind([alpha], e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
+    return kind(searcher.parameters(), e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
 
 
 class Search:
@@ -97,27 +100,29 @@ class Search:
         searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start)
         self.searcher = searcher.to("cpu" if searcher.drawn_on_cpu else self.device)
         self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
-        alpha = self.searcher.alpha
         sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
-        self.optimisers = {"theta": sgd, "alpha": adam(e, alpha)} if alpha.requires_grad else {"theta": sgd}
+        self.optimisers: dict[str, optim.Optimizer] = {"theta": sgd}
+        if self.searcher.alpha.requires_grad:
+            self.optimisers |= {"alpha": adam(e, self.searcher)}
         self.schedule = optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=e.epochs, eta_min=e.theta_lr_min)
         self.epoch, self.seconds = 0, 0.0
         self.steps = min(map(len, self.loaders.values()))
         self.history: dict[str, list[Tensor]] = {}
+        self.stopping = EarlyStopping(self.supernet, e.early_stop).to(self.device) if e.early_stop > -1 else None
         self._begin_epoch()
         self._begin_course()
 
     def run_epoch(self) -> Iterator[None]:
         """The epoch, or what is left of it, step by step; raises Diverged at its end (:meth:`check_finite`)."""
         e = self.experiment
-        progress = min(1.0, self.epoch / max(1, e.epochs - 1))
+        progress = self.searcher.progress = min(1.0, self.epoch / max(1, e.epochs - 1))
         self.searcher.anneal(e.temperature * (e.final_temperature / e.temperature) ** progress)
         # The steps that are done already draw their order, crops and flips again.
         self.generators["batches"].set_state(self.shuffle)
         with GateProbe(self.supernet) as probe:
             for batches in islice(zip(*self.loaders.values(), strict=False), self.step, None):
-                for phase, (images, labels) in enumerate(batches):
-                    self._learn(images, labels, phase, probe)
+                for phase in range(len(self.phases)):
+                    self._learn(batches, phase, probe)
                 self.step += 1
                 yield
         self.check_finite()
@@ -145,21 +150,28 @@ class Search:
         measured = [_Measured(self.supernet.shape, self.steps) for _ in self.phases]
         self.measured: Any = nn.ModuleList(measured).to(self.device)
 
-    def _learn(self, images: Images, labels: Labels, phase: int, probe: GateProbe) -> None:
-        """One forward and backward pass, the updates of a phase's learners, and what it has shown."""
+    def _learn(self, batches: tuple[Batch, ...], phase: int, probe: GateProbe) -> None:
+        """One forward and backward pass on a phase's batch, the updates of its learners, and what it has shown."""
         e, learners = self.experiment, self.phases[phase][1] if self.epoch < self.experiment.epochs else ()
-        # Where θ does not learn, its gradient is not computed either; the costs are.
+        images, labels = batches[phase]
+        ahead = self._look_ahead(batches) if e.level == "unrolled" and "alpha" in learners else []
+        # Where θ does not learn, its gradient is not computed either, unless it is compared; the costs are.
         for parameter in self.theta:
-            parameter.requires_grad_("theta" in learners)
+            parameter.requires_grad_("theta" in learners or (self.stopping is not None and bool(learners)))
+        if self.stopping is not None:
+            self.stopping.rest()
         # SGD leaves out what has no gradient; with one of zero momentum and decay go on.
         self.optimisers["theta"].zero_grad(set_to_none=e.undrawn == "rest")
-        self.searcher.alpha.grad = None
+        self.searcher.zero_grad()
         gates = self.searcher.draw(self.generators["architectures"])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=e.bf16):
-            logits = self.supernet(images, gates).float()
+        logits = self._logits(images, gates)
         losses = F.cross_entropy(logits, labels, reduction="none")
         losses.mean().backward()
+        for parameter, gradient in zip(self.searcher.parameters(), ahead, strict=False):
+            parameter.grad = gradient
         self.searcher.add_gradient(gates, probe.costs)
+        if self.stopping is not None and learners:
+            self.stopping.compare() if "theta" in learners else self.stopping.keep()
         if "theta" in learners:
             clip_grad_norm_(self.theta, e.clip)
         for name in learners:
@@ -168,6 +180,25 @@ class Search:
         if "alpha" in learners and e.course_every:
             self._note_course(probe.costs)
         self.measured[phase].update(self.step, logits.detach(), labels, losses.detach(), probe)
+
+    def _logits(self, images: Images, gates: Gates) -> Logits:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.experiment.bf16):
+            return self.supernet(images, gates).float()
+
+    def _look_ahead(self, batches: tuple[Batch, ...]) -> list[Tensor]:
+        """What the searcher's parameters learn from where θ's next step would lead."""
+
+        random = self.generators["architectures"]
+        before = random.get_state()
+
+        def loss(batch: Batch) -> Tensor:
+            gates = self.searcher.draw(random.set_state(before))
+            return F.cross_entropy(self._logits(batch[0], gates), batch[1])
+
+        for parameter in self.theta:
+            parameter.requires_grad_(True)
+        losses = [partial(loss, batch) for batch in batches]
+        return look_ahead(losses[0], losses[1], self.theta, self.searcher.parameters(), self.optimisers["theta"])
 
     def _note_course(self, costs: Tensor) -> None:
         """What operations cost in this step, summed over a type's cells, goes to the course; α too when it is kept."""
@@ -234,7 +265,7 @@ class Search:
             "schedule": self.schedule.state_dict(),
             "measured": self.measured.state_dict(),
             "course": self.course.state_dict(),
-        }
+        } | ({} if self.stopping is None else {"stopping": self.stopping.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state. Raises ValueError if it is another experiment's, or of other images or operations."""
@@ -257,6 +288,8 @@ class Search:
                 parameter.grad = torch.zeros_like(parameter)
         self.schedule.load_state_dict(state["schedule"])
         self.measured.load_state_dict(state["measured"])
+        if self.stopping is not None:
+            self.stopping.load_state_dict(state["stopping"])
         self.course.load_state_dict(state.get("course", self.course.state_dict()))  # format 2 began without it
 
 

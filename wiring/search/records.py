@@ -116,6 +116,14 @@ class Record:
         return best.pivot(index="edge", columns="cell_type", values="operation").loc[last["edge"].unique()]
 
 
+def check_new(option: str, file: Path | None) -> None:
+    """Raise ValueError where a file that an option names is there, or has no folder."""
+    if file is not None and file.exists():
+        raise ValueError(f"{option} = '{file}': exists; nothing is overwritten, choose another file")
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"{option} = '{file}': no folder {file.parent}")
+
+
 def write(folder: Path, name: str, content: bytes) -> None:
     """Write a file whole or not at all. Raises OSError, which names the file; what was there before then stays."""
     temporary = folder / f".{name}.partial"

@@ -5,6 +5,8 @@ All of them descend the same local cost ``C = <dL/dX, O(X)>`` (the paper's unifi
 - DARTS, ``w = softmax(α)``:               ``dL/dα_s = w_s (C_s - Σ_k w_k C_k)``
 - SNAS, ``Z = softmax((α + Gumbel)/τ)``:   ``dL/dα_s = Z_s (C_s - Σ_k Z_k C_k) / τ``
 - DSNAS, one-hot ``Z ~ softmax(α)``:       ``dL/dα_s = C(Z) d log p(Z) / dα_s = C(Z) (Z_s - p_s)``
+
+Below them stand searchers that others have proposed as remedies; each changes DARTS in one point.
 """
 
 from typing import Any, ClassVar
@@ -30,6 +32,8 @@ class Searcher(nn.Module):
 
     drawn_on_cpu: ClassVar[bool] = False
     """Whether α, and what its gates are drawn from, stay on the CPU in a search: then a step waits for its costs."""
+    progress = 0.0
+    """The share of the search's epochs that are done, from 0 to 1."""
 
     def __init__(
         self,
@@ -63,6 +67,9 @@ class Searcher(nn.Module):
 
     def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
         """Add to ``alpha.grad`` what back-propagation through the gates does not bring."""
+
+    def _add(self, gradient: Alpha) -> None:
+        self.alpha.grad = gradient if self.alpha.grad is None else self.alpha.grad + gradient
 
     def _relaxed(self, weights: Alpha) -> Gates:
         return Gates(weights.index_select(0, self.types), self.allowed.expand(len(self.cell_types), -1, -1))
@@ -114,8 +121,7 @@ class DSNAS(Searcher):
         chosen = probability.index_copy(
             0, self.types, gates.values.to(self.alpha.device)
         )  # of a type without cells there is no draw
-        gradient = edge_cost.clamp(-self.clamp, self.clamp)[..., None] * self.score(chosen, probability)
-        self.alpha.grad = gradient if self.alpha.grad is None else self.alpha.grad + gradient
+        self._add(edge_cost.clamp(-self.clamp, self.clamp)[..., None] * self.score(chosen, probability))
 
     def score(self, chosen: Alpha, probability: Alpha) -> Alpha:
         """``d log p(Z) / dα`` of a draw: the sum of the edges' logarithms is differentiated."""
@@ -152,10 +158,64 @@ class Uniform(DSNAS):
         self.alpha.requires_grad_(False).zero_()
 
 
+class SigmoidDARTS(DARTS):
+    """``w = sigmoid(α)``: operations do not compete; a loss drives each gate to 0 or 1 (FairDARTS; Chu et al., 2020).
+
+    The loss is ``-zero_one * mean((w - 1/2)^2)``. None, which FairDARTS does not have among its candidates, stays out
+    of it: its gate is half open, and an edge whose other gates are all further closed counts as dropped.
+    """
+
+    zero_one = 10.0
+
+    def draw(self, generator: torch.Generator) -> Gates:
+        return self._relaxed(self.alpha.sigmoid().masked_fill(self.forbidden, 0.0))
+
+    @torch.no_grad()
+    def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
+        gate = self.alpha.sigmoid()
+        driven = ~self.forbidden & (torch.arange(gate.shape[-1], device=gate.device) != NONE)
+        self._add(
+            -2 * self.zero_one * (gate - 0.5) * gate * (1 - gate) * driven / (driven.sum().clamp(min=1) * len(gate))
+        )
+
+
+class SmoothMaxDARTS(DARTS):
+    """DARTS with ``weight * mean over edges of log sum exp(α)`` added to the search loss (β-DARTS; Ye et al., 2022).
+
+    Its gradient is ``weight / edges * w``, which pulls an operation down by its own gate, None as any other. The weight
+    rises in proportion to the search's progress.
+    """
+
+    final_weight = 50.0
+
+    @torch.no_grad()
+    def add_gradient(self, gates: Gates, costs: Float[Tensor, "cell edge operation"]) -> None:
+        self._add(self.progress * self.final_weight * self.probability() / self.alpha[..., 0].numel())
+
+
+class EdgeDARTS(DARTS):
+    """DARTS with edge normalisation: a softmax over the edges into a node weighs them too (PC-DARTS; Xu et al., 2020).
+
+    ``beta``, shape (cell_type, edge), learns as α does, from 0.
+    """
+
+    def __init__(self, topology: Topology, cell_types: list[int], *arguments: Any, **options: Any) -> None:
+        super().__init__(topology, cell_types, *arguments, **options)
+        self.beta = nn.Parameter(torch.zeros_like(self.alpha[..., 0]))
+        ends = torch.tensor([end for _, end in topology.edges])
+        self.together: Tensor = nn.Buffer((ends[:, None] == ends).to(self.beta.dtype), persistent=False)
+
+    def draw(self, generator: torch.Generator) -> Gates:
+        weight = self.beta.exp()
+        share = weight / (weight @ self.together)
+        return self._relaxed(share[..., None] * self.probability())
+
+
 #: Name -> class. One of your own is added by ``SEARCHERS["mine"] = Mine`` and run by ``Experiment(searcher="mine")``;
 #: every process that reads such an experiment, as a sweep's workers do, must add it.
 SEARCHERS: dict[str, type[Searcher]] = {"darts": DARTS, "snas": SNAS, "dsnas": DSNAS}
 SEARCHERS |= {"dsnas-code": CodeDSNAS, "dsnas-log-sum": LogSumDSNAS, "uniform": Uniform}
+SEARCHERS |= {"darts-sigmoid": SigmoidDARTS, "darts-smooth-max": SmoothMaxDARTS, "darts-edges": EdgeDARTS}
 
 
 def dropped(probability: Float[np.ndarray, "*time edge operation"]) -> Bool[np.ndarray, "*time edge"]:

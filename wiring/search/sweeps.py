@@ -5,6 +5,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from contextlib import closing, contextmanager, suppress
@@ -24,7 +25,7 @@ from wiring.search.experiments import Experiment, preflight, preset, to_dict, to
 from wiring.search.loop import DeviceFailed, finished, keep_memory, log_epochs, run
 from wiring.search.records import Record, check_run, is_done, load
 
-#: How often a local worker may die before the runs that are left are given up; what Dask allows a task by default.
+#: How often a run's local worker may die before the run is given up; what Dask allows a task by default.
 DEATHS = 3
 #: Seconds to wait for a cluster's scheduler.
 CONNECT = 10
@@ -178,28 +179,38 @@ def check_table(folder: Path) -> None:
 def _done(
     tasks: Mapping[Any, Task], workers: int, unit: str, cluster: str | None = None, retries: int = 0
 ) -> Generator[tuple[Any, Future[Any]], None, None]:
-    """Do every task in a process; yields its name, and what it returned or raised at last."""
-    left, failed = dict(tasks), 0
+    """Do every task in a process; yields its name, and what it returned or raised at last.
+
+    A local worker that dies breaks its pool off. What killed it is one of the tasks that ran: each of them goes on by
+    itself, at the end, and is given up where it kills its own worker too.
+    """
+    left, died, failed = dict(tasks), Counter[Any](), 0
     attempt = partial(_attempt, retries=retries, log=LOG.isEnabledFor(logging.INFO))
-    with tqdm(total=len(tasks), desc=unit, disable=None) as bar:
-        for _ in range(1 + DEATHS):
-            with processes(workers, cluster) as pool:
-                futures = {pool.submit(attempt, task): name for name, task in left.items()}
-                for future in as_completed(futures):
-                    name, error = futures[future], future.exception()
-                    if isinstance(error, BrokenExecutor):
-                        continue
-                    del left[name]
-                    failed += error is not None
-                    bar.set_postfix(failed=failed)
-                    bar.update()
-                    LOG.info("%d/%d %s, %d failed", len(tasks) - len(left), len(tasks), unit, failed)
-                    yield name, future
-            if not left:
-                return
     given_up = Future[Any]()
     given_up.set_exception(DeviceFailed(f"its worker died, {1 + DEATHS} times; is there enough memory?"))
-    yield from ((name, given_up) for name in left)
+    with tqdm(total=len(tasks), desc=unit, disable=None) as bar:
+
+        def finish(name: Any, future: Future[Any]) -> tuple[Any, Future[Any]]:
+            nonlocal failed
+            del left[name]
+            failed += future.exception() is not None
+            bar.set_postfix(failed=failed)
+            bar.update()
+            LOG.info("%d/%d %s, %d failed", len(tasks) - len(left), len(tasks), unit, failed)
+            return name, future
+
+        while left:
+            names = [name for name in left if not died[name]]
+            names, at_once = (names, workers) if names else (list(left)[:1], 1)
+            with processes(at_once, cluster) as pool, suppress(BrokenExecutor):
+                futures = {pool.submit(attempt, left[name]): name for name in names}
+                for future in as_completed(futures):
+                    if not isinstance(future.exception(), BrokenExecutor):
+                        yield finish(futures[future], future)
+            for name in [name for name in names if name in left][:at_once]:  # they were begun in this order
+                died[name] += 1
+                if died[name] > DEATHS:
+                    yield finish(name, given_up)
 
 
 def _attempt(task: Task, retries: int, log: bool) -> object:

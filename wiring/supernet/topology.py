@@ -57,7 +57,7 @@ class Topology:
 
     @model_serializer
     def _written(self) -> dict[str, Any]:
-        # The order of earlier records: checkpoints are compared, and a sweep's runs are named, by this text.
+        # The order of earlier records: a sweep's runs are named by this text.
         return {name: getattr(self, name) for name in ("inputs", "edges", "candidates", "output")}
 
     @property
