@@ -6,6 +6,7 @@ Everything is generated while the book is built, from the records and the notebo
     explorer                the cost explorer
     provenance PRESET ...   how the records of a figure were made
     rerun CHAPTER           how to run a chapter with other parameters; put at the end of every chapter
+    source                  how to get and install the source
     status                  reference records, execution times, versions
 """
 
@@ -32,8 +33,15 @@ from wiring.supernet.operations import NAMES, NONE
 from wiring_book import explorer, glossary, players, typeset
 from wiring_book.build import EXECUTION
 
+#: How what may be wider than the page starts, and what a screen reader calls it.
+SCROLLED = {"<pre>": "Code or text", '<div class="output text_html">': "Table"}
 #: The one variable that makes the book live: the address of its repository.
 REPOSITORY = "WIRING_REPOSITORY"
+
+
+def repository() -> str:
+    """The address of the book's repository, empty where it is not known."""
+    return os.environ.get(REPOSITORY, "").rstrip("/")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -50,7 +58,13 @@ def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[obje
     return f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-class _Generated(SphinxDirective):
+def details(summary: str, content: Sequence[nodes.Node]) -> list[nodes.Node]:
+    """What is there to be unfolded, by those who ask."""
+    start, end = f"<details><summary>{escape(summary)}</summary>", "</details>"
+    return [nodes.raw("", start, format="html"), *content, nodes.raw("", end, format="html")]
+
+
+class Generated(SphinxDirective):
     """A directive whose content is generated from the recorded runs."""
 
     final_argument_whitespace = True
@@ -77,7 +91,7 @@ class _Generated(SphinxDirective):
         return records
 
 
-class Player(_Generated):
+class Player(Generated):
     """Recorded searches, played epoch by epoch."""
 
     def run(self) -> list[nodes.Node]:
@@ -104,7 +118,7 @@ def _last_state(run: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield NAMES[p.index(max(p))], f"{max(p):.3f}", f"{p[NONE]:.3f}", _signed(cost)
 
 
-class Explorer(_Generated):
+class Explorer(Generated):
     """The cost explorer, on the architecture that it opens with."""
 
     #: Separable convolutions: what comes back through edge 4 is not zero on edges 0 and 1, and in sum is.
@@ -141,13 +155,15 @@ def _player(attributes: str, content: str) -> nodes.raw:
     return nodes.raw("", f'<div class="wiring-player" {attributes}>{scroll}{note}</div>', format="html")
 
 
-class Provenance(_Generated):
+class Provenance(Generated):
     """Which records, command, seeds, date and versions are behind a figure."""
 
     def run(self) -> list[nodes.Node]:
         """A sentence a preset, small, under the figure."""
-        text = "\n\n".join(provenance(name, self.records(name)) for name in self.arguments[0].split())
-        return [nodes.container("", *self.markdown(text), classes=["wiring-provenance"])]
+        names = self.arguments[0].split()
+        text = "\n\n".join(provenance(name, self.records(name)) for name in names)
+        folded = details(f"How it was recorded: {', '.join(names)}", self.markdown(text))
+        return [nodes.container("", *folded, classes=["wiring-provenance"])]
 
 
 def provenance(name: str, records: Sequence[Record]) -> str:
@@ -163,7 +179,20 @@ def provenance(name: str, records: Sequence[Record]) -> str:
     )
 
 
-class Rerun(_Generated):
+class Source(Generated):
+    """How to get the source."""
+
+    def run(self) -> list[nodes.Node]:
+        """The commands; where no repository is known, those in a checkout."""
+        if url := repository():
+            name = url.rpartition("/")[2]
+            return self.markdown(
+                f"Install it, with Python 3.11 or newer:\n\n```bash\ngit clone {url}\ncd {name} && make setup\n```\n"
+            )
+        return self.markdown("Install it, in a checkout of the source, with Python 3.11 or newer: `make setup`.")
+
+
+class Rerun(Generated):
     """The command that runs a chapter with other parameters, and what these are."""
 
     def run(self) -> list[nodes.Node]:
@@ -181,7 +210,7 @@ class Rerun(_Generated):
         return self.markdown(text)
 
 
-class Status(_Generated):
+class Status(Generated):
     """What the book was built from."""
 
     def run(self) -> list[nodes.Node]:
@@ -216,7 +245,7 @@ def _add_rerun(app: Sphinx, name: str, source: list[str]) -> None:
 
 def _go_live(app: Sphinx, config: Config) -> None:
     """Launch buttons, Thebe, links to the source and the book's own address, if the repository is known."""
-    if not (url := os.environ.get(REPOSITORY, "").rstrip("/")):
+    if not (url := repository()):
         return
     live = {"repository_url": url, "repository_branch": "main", "path_to_docs": "book"}
     config.html_theme_options |= live | {
@@ -239,8 +268,10 @@ def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], d
     Docutils calls its citations a list, whose items screen readers then do not find. Figures scroll on a phone.
     """
     body = context.get("body", "").replace('<div role="list" class="citation-list">', "<div>")
-    body = typeset.keep_together(body)
-    scrolling = rf'<div class="wiring-figure {typeset.SCROLLS}">\1</div>'
+    body = glossary.tips(typeset.keep_together(body))
+    for start, name in SCROLLED.items():
+        body = body.replace(start, f'{start[:-1]} role="group" aria-label="{name}">')
+    scrolling = rf'<div class="wiring-figure {typeset.SCROLLS}" role="group" aria-label="Figure">\1</div>'
     context["body"] = re.sub(r"(?<=\n)(<img [^>]*>)(?=\n<figcaption>)", scrolling, body)
     live = bool(app.config.thebe_config.get("repository_url"))
     scripts = dict.fromkeys(context["script_files"])
@@ -267,7 +298,7 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of the directives, and what to do when."""
-    for directive in (Player, Explorer, Provenance, Rerun, Status):
+    for directive in (Player, Explorer, Provenance, Source, Rerun, Status):
         app.add_directive(directive.__name__.lower(), directive)
     typeset.setup(app)
     glossary.setup(app)
