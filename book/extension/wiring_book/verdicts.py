@@ -158,7 +158,7 @@ class Result(_Verdicts):
         """
         paper, *said, why = "\n".join(self.content).split("\n\n")
         groups = [(setting, list(group)) for setting, group in groupby(self.chosen, lambda finding: finding.setting)]
-        lines = [[*map(self.line, group), f"<small>By {setting}.</small>"] for setting, group in groups]
+        lines = [[*map(self.line, group), f"<small>From {setting}.</small>"] for setting, group in groups]
         ours = "\n\n".join(chain(*lines)) or said[0]
         first = "The paper says" if all(is_papers(finding.claim) for finding in self.chosen) else "We claim"
         entries = [
