@@ -16,6 +16,7 @@ def fold(app: Sphinx, page: nodes.document) -> None:
         return
     for entry in list(page.findall(addnodes.desc)):
         content = entry.children[-1]
+        assert isinstance(content, addnodes.desc_content)
         if not isinstance(entry.parent, nodes.section) or len(content.children) < 2:
             continue
         first, *rest = content.children

@@ -87,7 +87,7 @@ def _link(text: str, term: str, page: str) -> pending_xref:
 @cache
 def definitions(env: BuildEnvironment) -> dict[str, str]:
     """What each word means, by its anchor, without where to read on."""
-    found = {}
+    found: dict[str, str] = {}
     for item in env.get_doctree(PAGE).findall(nodes.definition_list_item):
         meaning = item.children[-1].deepcopy()
         for link in list(meaning.findall(pending_xref)):

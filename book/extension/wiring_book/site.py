@@ -30,11 +30,15 @@ from wiring.chapters import chapters, parameters
 from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES, NONE
 
-from wiring_book import explorer, glossary, players, typeset
+from wiring_book import colab, explorer, glossary, players, typeset
 from wiring_book.build import EXECUTION
 
 #: How what may be wider than the page starts, and what a screen reader calls it.
-SCROLLED = {"<pre>": "Code or text", '<div class="output text_html">': "Table"}
+SCROLLED = {
+    "<pre>": "Code or text",
+    '<div class="output text_html">': "Table",
+    f'<div class="{typeset.SCROLLS}">': "Table",
+}
 #: The one variable that makes the book live: the address of its repository.
 REPOSITORY = "WIRING_REPOSITORY"
 
@@ -199,13 +203,19 @@ class Rerun(Generated):
         """Two commands, and the chapter's parameters as a table."""
         name = self.arguments[0]
         self.depend_on(chapters()[name])
-        rows = [(f"`{key}`", f"`{value.default}`", value.help) for key, value in parameters(name).items()]
-        first = next(iter(parameters(name).items()))
+        declared = parameters(name)
+        rows = [(f"`{key}`", f"`{value.default}`", value.help) for key, value in declared.items()]
+        example = next(key for key, value in declared.items() if value.annotation == "int")
+        changed = f"-p {example} {int(declared[example].default) + 1}"
+        buttons = "The rocket's buttons run it on Binder or Colab, or in this page. " if repository() else ""
         text = (
-            f"Download this chapter as a notebook with the button at the top of the page, or, in a checkout, run\n\n"
-            f"```bash\nwiring rerun {name} -p {first[0]} {first[1].default}\n"
-            f"papermill book/{name}.ipynb {name}-again.ipynb -p {first[0]} {first[1].default}\n```\n\n"
-            f"with any of its parameters changed:\n\n{table(('parameter', 'default', 'meaning'), rows)}\n"
+            f"{buttons}The button with an arrow down, at the top, downloads this chapter as a notebook. It needs a "
+            "kernel in which this package is installed from a checkout of the source (`make setup`), where the recorded "
+            "runs lie. In a checkout\n\n"
+            f"```bash\nwiring rerun {name} {changed}\n"
+            f"papermill book/{name}.ipynb {name}-again.ipynb {changed}\n```\n\n"
+            f"run it with {example} changed, and so with any of its parameters:\n\n"
+            f"{table(('parameter', 'default', 'meaning'), rows)}\n"
         )
         return self.markdown(text)
 
@@ -263,7 +273,10 @@ def _go_live(app: Sphinx, config: Config) -> None:
 
 
 def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Load no script twice, which Thebe's cannot bear, and Thebe's not at all where it has no server to ask.
+    """Mend what the theme, Docutils and pandas leave.
+
+    Colab's button leads to the notebooks for Colab. No script is loaded twice, which Thebe's cannot bear, and Thebe's
+    not at all where it has no server to ask. What scrolls has a name.
 
     Docutils calls its citations a list, whose items screen readers then do not find. Figures scroll on a phone.
     """
@@ -272,8 +285,13 @@ def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], d
     for start, name in SCROLLED.items():
         body = body.replace(start, f'{start[:-1]} role="group" aria-label="{name}">')
     scrolling = rf'<div class="wiring-figure {typeset.SCROLLS}" role="group" aria-label="Figure">\1</div>'
+    body = body.replace("<th></th>", "<td></td>")  # a header that says nothing, above pandas' index, is none
     context["body"] = re.sub(r"(?<=\n)(<img [^>]*>)(?=\n<figcaption>)", scrolling, body)
     live = bool(app.config.thebe_config.get("repository_url"))
+    for button in context.get("header_buttons", []):
+        for launch in button.get("buttons", []):
+            if launch.get("text") == "Colab":
+                launch["url"] = launch["url"].replace("/main/book/", f"/{colab.BRANCH}/")
     scripts = dict.fromkeys(context["script_files"])
     context["script_files"] = [script for script in scripts if live or "thebe" not in f"{script}{script.attributes}"]
 

@@ -226,8 +226,10 @@ class Beside(_Verdicts):
         if authors := self.options.get("authors"):
             name, _, fields = authors.partition(" ")
             theirs = with_fields(preset(name), json.loads(fields or "{}"))
-            for reference in dict.fromkeys(f.claim.reference for f in self.chosen if f.claim.reference):
-                lines.append(f"- Setting of `{reference}`, theirs in brackets: {differences(preset(reference), theirs)}")
+            references = dict.fromkeys(found.claim.reference for found in self.chosen if found.claim.reference)
+            lines += [
+                f"- Setting of `{own}`, theirs in brackets: {differences(preset(own), theirs)}" for own in references
+            ]
         return [nodes.container("", *self.markdown("\n".join(lines)), classes=["wiring-beside"])]
 
 
@@ -261,7 +263,9 @@ class Settings(Generated):
             purpose = re.sub(r"[,;] (not )?recorded( yet)?\b", "", PURPOSES[name])
             own = ", ".join(f"{field} {written(field, value)}" for field, value in changed(experiment).items())
             rows.append((f"`{name}`", f"{purpose}<br><small>{own}</small>", runs(name) or ""))
-        return self.markdown(table(("preset", "purpose, and what differs from the authors' DSNAS", "runs recorded"), rows))
+        return self.markdown(
+            table(("preset", "purpose, and what differs from the authors' DSNAS", "runs recorded"), rows)
+        )
 
 
 def runs(name: str) -> int:
@@ -280,7 +284,9 @@ class Recorded(SphinxRole):
 
 def _records() -> list[tuple[str, int]]:
     """What verdicts are taken from: which runs are recorded, and when."""
-    return sorted((str(path.relative_to(REFERENCE)), path.stat().st_mtime_ns) for path in REFERENCE.glob("**/done.json"))
+    return sorted(
+        (str(path.relative_to(REFERENCE)), path.stat().st_mtime_ns) for path in REFERENCE.glob("**/done.json")
+    )
 
 
 def _read_again(app: Sphinx, env: BuildEnvironment, *changes: set[str]) -> list[str]:
