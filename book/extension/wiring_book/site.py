@@ -210,8 +210,8 @@ class Rerun(Generated):
         buttons = "The rocket's buttons run it on Binder or Colab, or in this page. " if repository() else ""
         text = (
             f"{buttons}The button with an arrow down, at the top, downloads this chapter as a notebook. It needs a "
-            "kernel in which this package is installed from a checkout of the source (`make setup`), where the recorded "
-            "runs lie. In a checkout\n\n"
+            "kernel in which this package is installed from a checkout of the source (`make setup`), where the "
+            "recorded runs lie. In a checkout\n\n"
             f"```bash\nwiring rerun {name} {changed}\n"
             f"papermill book/{name}.ipynb {name}-again.ipynb {changed}\n```\n\n"
             f"run it with {example} changed, and so with any of its parameters:\n\n"
