@@ -261,11 +261,11 @@ class Settings(Generated):
         rows = []
         for name, experiment in PRESETS.items():
             purpose = re.sub(r"[,;] (not )?recorded( yet)?\b", "", PURPOSES[name])
-            own = ", ".join(f"{field} {written(field, value)}" for field, value in changed(experiment).items())
+            fields = {field: value for field, value in changed(experiment).items() if field not in ASIDE}
+            own = ", ".join(f"{field} {written(field, value)}" for field, value in fields.items())
             rows.append((f"`{name}`", f"{purpose}<br><small>{own}</small>", runs(name) or ""))
-        return self.markdown(
-            table(("preset", "purpose, and what differs from the authors' DSNAS", "runs recorded"), rows)
-        )
+        content = self.markdown(table(("preset", "purpose, and what differs from the authors' DSNAS", "runs"), rows))
+        return [nodes.container("", *content, classes=["wiring-settings"])]
 
 
 def runs(name: str) -> int:
