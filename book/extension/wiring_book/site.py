@@ -281,6 +281,7 @@ def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], d
     Docutils calls its citations a list, whose items screen readers then do not find. Figures scroll on a phone.
     """
     body = context.get("body", "").replace('<div role="list" class="citation-list">', "<div>")
+    body = body.replace(' role="doc-biblioentry"', "")  # which ARIA has given up
     body = glossary.tips(typeset.keep_together(body))
     for start, name in SCROLLED.items():
         body = body.replace(start, f'{start[:-1]} role="group" aria-label="{name}">')
