@@ -19,9 +19,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, groupby
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import wiring
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
@@ -282,17 +284,17 @@ class Recorded(SphinxRole):
         return [nodes.Text(f"{made} run{'s' * (made != 1)} recorded" if made else UNRECORDED)], []
 
 
-def _records() -> list[tuple[str, int]]:
-    """What verdicts are taken from: which runs are recorded, and when."""
-    return sorted(
-        (str(path.relative_to(REFERENCE)), path.stat().st_mtime_ns) for path in REFERENCE.glob("**/done.json")
-    )
+def _sources() -> list[tuple[str, int]]:
+    """What verdicts are taken from, each file with its time: records, claims, presets and this module."""
+    package = Path(wiring.__file__).parent
+    paths = [*REFERENCE.glob("**/done.json"), *package.glob("evidence/*.py"), package / "search" / "presets.toml"]
+    return sorted((str(path), path.stat().st_mtime_ns) for path in [*paths, Path(__file__)])
 
 
 def _read_again(app: Sphinx, env: BuildEnvironment, *changes: set[str]) -> list[str]:
-    """Where runs have been recorded since, every page may say something else."""
-    before, env.wiring_records = getattr(env, "wiring_records", None), _records()  # type: ignore[attr-defined]
-    return [] if before == env.wiring_records else sorted(env.found_docs)  # type: ignore[attr-defined]
+    """Where one of these is new or has changed, every page may say something else."""
+    before, env.wiring_sources = getattr(env, "wiring_sources", None), _sources()  # type: ignore[attr-defined]
+    return [] if before == env.wiring_sources else sorted(env.found_docs)  # type: ignore[attr-defined]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
