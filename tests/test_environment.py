@@ -1,4 +1,4 @@
-"""Every way to install (make, conda, Binder) must give the one environment that requirements.lock records."""
+"""`make` gives the one environment that requirements.lock records; conda and Binder one that satisfies the package."""
 
 import platform
 import shutil
@@ -69,8 +69,12 @@ def test_setup_takes_another_torch_and_all_else_as_locked(tmp_path, torch, expec
             ]
 
 
-def test_conda_installs_the_lock_and_this_package():
-    assert CONDA[1:] == ["pip", {"pip": ["-r requirements.lock", "-e ."]}]
+def test_conda_takes_a_torch_without_cuda_which_satisfies_the_package():
+    *packages, pip = CONDA
+    required = {name.name: str(name.specifier) for name in map(Requirement, PROJECT["dependencies"])}
+    torches = [f"pytorch-cpu{required['torch']}", f"torchvision{required['torchvision']}"]
+    assert packages[1:] == [*torches, "pip"]
+    assert pip == {"pip": ["-e .[book]"]}
 
 
 def test_python_versions_agree():

@@ -1,12 +1,13 @@
 """The chapters as committed: what prints or draws has an output, figures have words, parameters have types."""
 
 import ast
+import json
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 import yaml
-from wiring_book import site
+from wiring_book import colab, site
 
 from wiring.chapters import BOOK, TYPES, chapters, parameters
 
@@ -71,3 +72,20 @@ def test_a_build_takes_a_changed_style_sheet_over_although_no_page_has_changed(m
     (tmp_path / "_static" / "wiring.css").write_text("the one before")
     site._write_assets(SimpleNamespace(builder=SimpleNamespace(format="html"), srcdir=BOOK, outdir=tmp_path), None)
     assert (tmp_path / "_static" / "wiring.css").read_text() == (BOOK / "_static" / "wiring.css").read_text()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_cells_that_only_set_up_are_folded(name):
+    for cell in code_cells(name):
+        if all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(cell.source).body):
+            assert "hide-input" in cell.metadata.tags
+
+
+def test_on_colab_a_first_cell_gets_what_the_chapter_needs_and_the_rest_is_the_chapter(tmp_path):
+    colab.write("https://github.com/owner/wiring", tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == set(NOTEBOOKS)
+    for name, own in NOTEBOOKS.items():
+        first, *rest = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells
+        assert rest == own.cells
+        assert "git clone -q --depth 1 https://github.com/owner/wiring /content/wiring\n" in first.source
+        assert "/content" not in json.dumps(own)

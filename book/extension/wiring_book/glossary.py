@@ -1,7 +1,12 @@
-"""The words of the glossary, linked where a page first uses them: no author marks them, a new word needs no edit."""
+"""The words of the glossary, linked where a page first uses them: no author marks them, a new word needs no edit.
+
+A link says what its word means when the pointer or the focus is on it, and so does a link to a claim: the theme shows
+what stands in ``data-bs-toggle="tooltip"`` (:func:`tips`).
+"""
 
 import re
 from collections.abc import Collection, Iterator
+from functools import cache
 from typing import Any
 
 from docutils import nodes
@@ -9,15 +14,17 @@ from sphinx.addnodes import literal_strong, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from wiring.evidence import CLAIMS
 
 #: The page that holds the glossary.
 PAGE = "glossary"
-#: In these no word is linked: headings, links, code, formulas, names of parameters.
+#: In these no word is linked: headings, links, code, formulas, names of parameters and claims.
 _APART = (
     nodes.title,
     nodes.caption,
     nodes.thead,
     nodes.reference,
+    nodes.strong,
     nodes.literal,
     nodes.math,
     literal_strong,
@@ -77,6 +84,35 @@ def _link(text: str, term: str, page: str) -> pending_xref:
     return pending_xref("", inner, refdomain="std", reftype="term", reftarget=term, refdoc=page, refwarn=True)
 
 
+@cache
+def definitions(env: BuildEnvironment) -> dict[str, str]:
+    """What each word means, by its anchor, without where to read on."""
+    found: dict[str, str] = {}
+    for item in env.get_doctree(PAGE).findall(nodes.definition_list_item):
+        meaning = item.children[-1].deepcopy()
+        for link in list(meaning.findall(pending_xref)):
+            if link["reftype"] != "term":
+                link.parent.remove(link)
+        text = re.sub(r"[;:,\s]+\.", ".", meaning.astext())
+        found |= {f"#{term['ids'][0]}": text for term in item.findall(nodes.term)}
+    return found
+
+
+def _explain(app: Sphinx, page: nodes.document, name: str) -> None:
+    """Have every link to a word or a claim say what it leads to."""
+    meanings = {f"#claim-{claim.id.lower()}": claim.statement for claim in CLAIMS.values()}
+    meanings |= definitions(app.env) if PAGE in app.env.found_docs else {}
+    for link in page.findall(nodes.reference):
+        target = f"#{link.get('refuri', link.get('refid', '')).rpartition('#')[2]}"
+        if target in meanings:
+            link["reftitle"] = meanings[target]
+
+
+def tips(page: str) -> str:
+    """The page, the explanations of its links shown by the theme, which shows them on focus, too."""
+    return re.sub(r'(<a [^>]*#(?:term|claim)-[^>]*?)( title=")', r'\1 data-bs-toggle="tooltip"\2', page)
+
+
 def _read_all_again(app: Sphinx, env: BuildEnvironment, pages: list[str]) -> None:
     """Where the glossary has changed, any page may have other links."""
     if PAGE in pages:
@@ -87,3 +123,4 @@ def setup(app: Sphinx) -> None:
     """Tell Sphinx of the links."""
     app.add_post_transform(LinkTerms)
     app.connect("env-before-read-docs", _read_all_again)
+    app.connect("doctree-resolved", _explain)

@@ -6,6 +6,7 @@ Everything is generated while the book is built, from the records and the notebo
     explorer                the cost explorer
     provenance PRESET ...   how the records of a figure were made
     rerun CHAPTER           how to run a chapter with other parameters; put at the end of every chapter
+    source                  how to get and install the source
     status                  reference records, execution times, versions
 """
 
@@ -29,11 +30,22 @@ from wiring.chapters import chapters, parameters
 from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES, NONE
 
-from wiring_book import explorer, glossary, players, typeset
+from wiring_book import colab, explorer, glossary, players, typeset
 from wiring_book.build import EXECUTION
 
+#: How what may be wider than the page starts, and what a screen reader calls it.
+SCROLLED = {
+    "<pre>": "Code or text",
+    '<div class="output text_html">': "Table",
+    f'<div class="{typeset.SCROLLS}">': "Table",
+}
 #: The one variable that makes the book live: the address of its repository.
 REPOSITORY = "WIRING_REPOSITORY"
+
+
+def repository() -> str:
+    """The address of the book's repository, empty where it is not known."""
+    return os.environ.get(REPOSITORY, "").rstrip("/")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -50,7 +62,13 @@ def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[obje
     return f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-class _Generated(SphinxDirective):
+def details(summary: str, content: Sequence[nodes.Node]) -> list[nodes.Node]:
+    """What is there to be unfolded, by those who ask."""
+    start, end = f"<details><summary>{escape(summary)}</summary>", "</details>"
+    return [nodes.raw("", start, format="html"), *content, nodes.raw("", end, format="html")]
+
+
+class Generated(SphinxDirective):
     """A directive whose content is generated from the recorded runs."""
 
     final_argument_whitespace = True
@@ -77,7 +95,7 @@ class _Generated(SphinxDirective):
         return records
 
 
-class Player(_Generated):
+class Player(Generated):
     """Recorded searches, played epoch by epoch."""
 
     def run(self) -> list[nodes.Node]:
@@ -104,7 +122,7 @@ def _last_state(run: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield NAMES[p.index(max(p))], f"{max(p):.3f}", f"{p[NONE]:.3f}", _signed(cost)
 
 
-class Explorer(_Generated):
+class Explorer(Generated):
     """The cost explorer, on the architecture that it opens with."""
 
     #: Separable convolutions: what comes back through edge 4 is not zero on edges 0 and 1, and in sum is.
@@ -141,13 +159,15 @@ def _player(attributes: str, content: str) -> nodes.raw:
     return nodes.raw("", f'<div class="wiring-player" {attributes}>{scroll}{note}</div>', format="html")
 
 
-class Provenance(_Generated):
+class Provenance(Generated):
     """Which records, command, seeds, date and versions are behind a figure."""
 
     def run(self) -> list[nodes.Node]:
         """A sentence a preset, small, under the figure."""
-        text = "\n\n".join(provenance(name, self.records(name)) for name in self.arguments[0].split())
-        return [nodes.container("", *self.markdown(text), classes=["wiring-provenance"])]
+        names = self.arguments[0].split()
+        text = "\n\n".join(provenance(name, self.records(name)) for name in names)
+        folded = details(f"How it was recorded: {', '.join(names)}", self.markdown(text))
+        return [nodes.container("", *folded, classes=["wiring-provenance"])]
 
 
 def provenance(name: str, records: Sequence[Record]) -> str:
@@ -163,25 +183,44 @@ def provenance(name: str, records: Sequence[Record]) -> str:
     )
 
 
-class Rerun(_Generated):
+class Source(Generated):
+    """How to get the source."""
+
+    def run(self) -> list[nodes.Node]:
+        """The commands; where no repository is known, those in a checkout."""
+        if url := repository():
+            name = url.rpartition("/")[2]
+            return self.markdown(
+                f"Install it, with Python 3.11 or newer:\n\n```bash\ngit clone {url}\ncd {name} && make setup\n```\n"
+            )
+        return self.markdown("Install it, in a checkout of the source, with Python 3.11 or newer: `make setup`.")
+
+
+class Rerun(Generated):
     """The command that runs a chapter with other parameters, and what these are."""
 
     def run(self) -> list[nodes.Node]:
         """Two commands, and the chapter's parameters as a table."""
         name = self.arguments[0]
         self.depend_on(chapters()[name])
-        rows = [(f"`{key}`", f"`{value.default}`", value.help) for key, value in parameters(name).items()]
-        first = next(iter(parameters(name).items()))
+        declared = parameters(name)
+        rows = [(f"`{key}`", f"`{value.default}`", value.help) for key, value in declared.items()]
+        example = next(key for key, value in declared.items() if value.annotation == "int")
+        changed = f"-p {example} {int(declared[example].default) + 1}"
+        buttons = "The rocket's buttons run it on Binder or Colab, or in this page. " if repository() else ""
         text = (
-            f"Download this chapter as a notebook with the button at the top of the page, or, in a checkout, run\n\n"
-            f"```bash\nwiring rerun {name} -p {first[0]} {first[1].default}\n"
-            f"papermill book/{name}.ipynb {name}-again.ipynb -p {first[0]} {first[1].default}\n```\n\n"
-            f"with any of its parameters changed:\n\n{table(('parameter', 'default', 'meaning'), rows)}\n"
+            f"{buttons}The button with an arrow down, at the top, downloads this chapter as a notebook. It needs a "
+            "kernel in which this package is installed from a checkout of the source (`make setup`), where the "
+            "recorded runs lie. In a checkout\n\n"
+            f"```bash\nwiring rerun {name} {changed}\n"
+            f"papermill book/{name}.ipynb {name}-again.ipynb {changed}\n```\n\n"
+            f"run it with {example} changed, and so with any of its parameters:\n\n"
+            f"{table(('parameter', 'default', 'meaning'), rows)}\n"
         )
         return self.markdown(text)
 
 
-class Status(_Generated):
+class Status(Generated):
     """What the book was built from."""
 
     def run(self) -> list[nodes.Node]:
@@ -216,7 +255,7 @@ def _add_rerun(app: Sphinx, name: str, source: list[str]) -> None:
 
 def _go_live(app: Sphinx, config: Config) -> None:
     """Launch buttons, Thebe, links to the source and the book's own address, if the repository is known."""
-    if not (url := os.environ.get(REPOSITORY, "").rstrip("/")):
+    if not (url := repository()):
         return
     live = {"repository_url": url, "repository_branch": "main", "path_to_docs": "book"}
     config.html_theme_options |= live | {
@@ -234,15 +273,26 @@ def _go_live(app: Sphinx, config: Config) -> None:
 
 
 def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Load no script twice, which Thebe's cannot bear, and Thebe's not at all where it has no server to ask.
+    """Mend what the theme, Docutils and pandas leave.
+
+    Colab's button leads to the notebooks for Colab. No script is loaded twice, which Thebe's cannot bear, and Thebe's
+    not at all where it has no server to ask. What scrolls has a name.
 
     Docutils calls its citations a list, whose items screen readers then do not find. Figures scroll on a phone.
     """
     body = context.get("body", "").replace('<div role="list" class="citation-list">', "<div>")
-    body = typeset.keep_together(body)
-    scrolling = rf'<div class="wiring-figure {typeset.SCROLLS}">\1</div>'
+    body = body.replace(' role="doc-biblioentry"', "")  # which ARIA has given up
+    body = glossary.tips(typeset.keep_together(body))
+    for start, name in SCROLLED.items():
+        body = body.replace(start, f'{start[:-1]} role="group" aria-label="{name}">')
+    scrolling = rf'<div class="wiring-figure {typeset.SCROLLS}" role="group" aria-label="Figure">\1</div>'
+    body = body.replace("<th></th>", "<td></td>")  # a header that says nothing, above pandas' index, is none
     context["body"] = re.sub(r"(?<=\n)(<img [^>]*>)(?=\n<figcaption>)", scrolling, body)
     live = bool(app.config.thebe_config.get("repository_url"))
+    for button in context.get("header_buttons", []):
+        for launch in button.get("buttons", []):
+            if launch.get("text") == "Colab":
+                launch["url"] = launch["url"].replace("/main/book/", f"/{colab.BRANCH}/")
     scripts = dict.fromkeys(context["script_files"])
     context["script_files"] = [script for script in scripts if live or "thebe" not in f"{script}{script.attributes}"]
 
@@ -267,7 +317,7 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of the directives, and what to do when."""
-    for directive in (Player, Explorer, Provenance, Rerun, Status):
+    for directive in (Player, Explorer, Provenance, Source, Rerun, Status):
         app.add_directive(directive.__name__.lower(), directive)
     typeset.setup(app)
     glossary.setup(app)

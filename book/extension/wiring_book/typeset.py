@@ -44,7 +44,9 @@ def _visit_inline(translator: Any, node: nodes.math) -> None:
 
 
 def _visit_block(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(translator.starttag(node, "div", CLASS=f"math {SCROLLS}"))
+    translator.body.append(
+        translator.starttag(node, "div", CLASS=f"math {SCROLLS}", role="group", **{"aria-label": "Formula"})
+    )
     if node["number"]:
         translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})')
         translator.add_permalink_ref(node, "Link to this equation")
