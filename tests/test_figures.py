@@ -7,7 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.collections import Collection
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 from wiring_book import players
 
@@ -259,3 +262,21 @@ def test_colours_are_told_apart_by_all_and_from_the_page(page):
             assert difference(page(origin), page(sign), None) > 35
     for colour in ends:
         assert contrast(page(colour), page("black")) >= 4.5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in DRAWN
+        if name not in ("cell", "paths", "cost_map", "cost_means", "edge_costs", "none_probability", "leads")
+    ],
+)
+def test_hues_are_kept_for_edges_and_the_sign_of_costs(run, name):
+    figure = DRAWN[name](run, load_reference("p3-reference"))
+    figure.draw_without_rendering()
+    inks = [line.get_color() for line in figure.findobj(Line2D)]
+    inks += [patch.get_facecolor() for patch in figure.findobj(Patch)]
+    inks += [face for points in figure.findobj(Collection) for face in points.get_facecolor()]
+    hues = {to_hex(ink) for ink in inks if np.ptp(to_rgb(ink)) > 0.01}
+    assert hues <= {figures.COSTS, figures.EARNS}

@@ -30,7 +30,7 @@ from wiring.supernet.topology import Edge
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 _LINES = ["-", "--", "-.", ":"]
 _SHADES, _OUTPUT = "dark:0.55", "0.45"  # greys, none so light that it is lost on the page; seaborn's name of several
-_BLUE, _GREEN, _ORANGE = sns.color_palette(["#0173b2", "#029e73", "#c47a00"])
+_BLUE, _GREEN, _ORANGE = sns.color_palette(["#0173b2", "#029e73", "#c47a00"])  # all at least 3 : 1 on white
 #: Colour of the edges that start at the last input node, the one before it, and at intermediate nodes.
 ORIGINS = {"from the last cell": _BLUE, "from the cell before last": _GREEN, "intermediate": _ORANGE}
 COSTS, EARNS = "#d64550", "#8a6fd1"  #: Colour of a cost above zero, and of one below.
