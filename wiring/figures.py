@@ -1,13 +1,14 @@
-"""The book's figures. One visual language: an edge's colour tells where it starts, in every figure.
+"""The book's figures: of topologies or of records, as matplotlib figures; no file is read.
 
-Every function takes topologies or records and returns a matplotlib figure; none reads a file. Where records are taken,
-one alone will do: ``none_probability(record)``.
+A hue says where an edge starts (:data:`ORIGINS`), or whether a cost is above or below zero (:data:`COSTS`,
+:data:`EARNS`), and nothing else. Runs, searchers, splits and operations differ in shape, line style and shade of grey.
+Where records are taken, one alone will do: ``none_probability(record)``; where there is none, ValueError says so.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import cycle, product, zip_longest
+from itertools import cycle, product
 from typing import Any
 
 import matplotlib as mpl
@@ -19,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
-from matplotlib.ticker import MaxNLocator
 
 from wiring.evidence import measures
 from wiring.search import Record, dropped, lead
@@ -27,42 +27,35 @@ from wiring.search.records import CELL_TYPES
 from wiring.supernet import NAMES, NONE, Topology
 from wiring.supernet.topology import Edge
 
-_PALETTE = sns.color_palette("colorblind")
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 _LINES = ["-", "--", "-.", ":"]
+_SHADES, _OUTPUT = "dark:0.55", "0.45"  # greys, none so light that it is lost on the page; seaborn's name of several
+_BLUE, _GREEN, _ORANGE = sns.color_palette(["#0173b2", "#029e73", "#c47a00"])  # all at least 3 : 1 on white
 #: Colour of the edges that start at the last input node, the one before it, and at intermediate nodes.
-ORIGINS = {"from the last cell": _PALETTE[0], "from the cell before last": _PALETTE[2], "intermediate": _PALETTE[1]}
-OUTPUT = "0.45"
-
-#: The runs of a figure: several that differ in their seed, or one.
-Runs = Sequence[Record] | Record
-#: Points on a curve, as their x and their y, by the curve's name.
-Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+ORIGINS = {"from the last cell": _BLUE, "from the cell before last": _GREEN, "intermediate": _ORANGE}
+COSTS, EARNS = "#d64550", "#8a6fd1"  #: Colour of a cost above zero, and of one below.
+#: A figure's width in inches. On the 312 pixels that a phone's page has for it, text of 9 points is 8 pixels high.
+WIDTH = 4.8
+Runs = Sequence[Record] | Record  #: The runs of a figure: several that differ in their seed, or one.
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]  #: The x and the y of points, by the curve's name.
 Place = tuple[float, float]
-#: How matplotlib draws a line, as the options of a patch.
-Style = dict[str, Any]
+Look = Mapping[str, Any]
 
-# A white card with dark ink is readable on a light page and, as a card, on a dark one.
-_style = mpl.rc_context(
-    {
-        "figure.dpi": 150,
-        "font.size": 10.5,
-        "axes.titlesize": 10.5,
-        "figure.facecolor": "white",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.constrained_layout.use": True,
-    }
-)
+# Dark ink on white: on a dark page the book's style sheet has light and dark change places.
+_RC: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+_RC |= dict.fromkeys(["axes.titlesize", "figure.titlesize", "figure.labelsize"], 9)
+_style = mpl.rc_context(_RC)
+#: A heat map that is light enough for dark numbers, and, where a dark page inverts it, dark enough for light ones.
+_heatmap = partial(sns.heatmap, alpha=0.55, cbar=False, annot_kws={"color": "black"}, linewidths=1)
 
 
 class Figure(_MatplotlibFigure):
     """A figure outside pyplot that a notebook shows as a PNG: it is shown once, and nothing is left open."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", metadata={"Software": None})
-        return buffer.getvalue()
+        return buffer.getvalue(), {"width": 560}  # pixels in Jupyter, about as in the book
 
 
 def edge_origin(topology: Topology, edge: int) -> str:
@@ -72,65 +65,98 @@ def edge_origin(topology: Topology, edge: int) -> str:
     return "from the last cell" if topology.inputs[topology.edges[edge][0]] == 1 else "from the cell before last"
 
 
-def _figure(height: float, rows: int = 1, columns: int = 1, **layout: Any) -> tuple[Figure, list[Axes]]:
-    """A figure as wide as the page, and its panels row by row."""
-    figure = Figure(figsize=(8.0, height))
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
+def _figure(
+    height: float, panels: int = 1, columns: int = 1, xlabel: str = "", ylabel: str = "", **layout: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels wrapped into columns, and these; a row of them has that height in inches."""
+    rows = -(-panels // columns)
+    figure = Figure((WIDTH, height * rows), dpi=200, facecolor="white", layout="constrained")
+    places = list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
+    for spare in range(panels, len(places)):
+        places[spare].remove()
+        places[spare - columns].tick_params(labelbottom=True)  # now the last of its column
+    figure.supxlabel(xlabel)
+    figure.supylabel(ylabel)
+    return figure, places[:panels]
 
 
-def _several(runs: Runs) -> Sequence[Record]:
-    return [runs] if isinstance(runs, Record) else runs
+def _several(groups: Mapping[str, Runs], one_cell: bool = False) -> dict[str, Sequence[Record]]:
+    """Runs by name, as sequences. Raises ValueError if there are none, or not of one cell where they have to be."""
+    several = {name: [runs] if isinstance(runs, Record) else runs for name, runs in groups.items()}
+    if not several or not all(several.values()):
+        raise ValueError(f"groups = {list(several)}: allowed: at least one name, and of each at least one record")
+    if one_cell and (cells := max(record.experiment.cells for runs in several.values() for record in runs)) > 1:
+        raise ValueError(f"cells = {cells}: this figure shows the costs of one cell; allowed: 1")
+    return several
+
+
+def _colours(topology: Topology) -> list[Any]:
+    """The colour of every edge."""
+    return [ORIGINS[edge_origin(topology, edge)] for edge in range(len(topology.edges))]
 
 
 def _origins(topology: Topology) -> list[Patch]:
     """A legend's entries: the colours that a topology's edges have."""
-    used = dict.fromkeys(edge_origin(topology, number) for number in range(len(topology.edges)))
-    return [Patch(color=ORIGINS[origin], label=origin) for origin in used]
+    return [Patch(color=ORIGINS[o], label=o) for o in ORIGINS if ORIGINS[o] in _colours(topology)]
 
 
-def _share_legend(figure: Figure, axes: Axes, columns: int) -> None:
-    """Let the legend of one panel stand for all of them, above the figure."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, frameon=False)
-    axes.legend().remove()
+def _legend(figure: Figure, entries: Sequence[Any], place: Any = "outside upper center") -> None:
+    """One legend for all panels, in two columns where its entries leave room for two."""
+    figure.legend(handles=entries, loc=place, ncols=2 if max(len(entry.get_label()) for entry in entries) <= 28 else 1)
+
+
+def _signs(panels: Iterable[Axes], along: str = "y") -> None:
+    """Shade where on an axis of costs they are above zero, and where below. What is drawn later does not widen it."""
+    for axes in panels:
+        span, line = (axes.axhspan, axes.axhline) if along == "y" else (axes.axvspan, axes.axvline)
+        limits = axes.get_ylim() if along == "y" else axes.get_xlim()
+        span(0, max(0, *limits), color=COSTS, alpha=0.12, lw=0, zorder=-1)
+        span(min(0, *limits), 0, color=EARNS, alpha=0.12, lw=0, zorder=-1)
+        line(0, color="0.4", lw=0.8)
+        axes.set(**{f"{along}lim": limits})
 
 
 @_style
 def cell(topology: Topology, chosen: Sequence[str] | None = None) -> Figure:
     """The cell as a graph: nodes in a row from input to output, edges numbered as in the paper.
 
-    Of a one-hot sample, ``chosen`` is the operation on each edge, to write on it; an edge of None is dotted.
+    Of a one-hot sample, ``chosen`` is the operation on each edge, listed below; an edge of None is dotted.
     """
-    figure, (axes,) = _figure(2.2 + 0.3 * len(topology.intermediate))
-    labels = [str(number) if chosen is None else f"{number}: {chosen[number]}" for number in range(len(topology.edges))]
-    choices = zip(topology.edges, chosen or (), strict=False)
-    _draw(axes, topology, {edge: {"linestyle": ":", "alpha": 0.5} for edge, o in choices if o == "none"}, {}, labels)
-    handles = [*_origins(topology), Patch(color=OUTPUT, label="concatenation")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    lines = [":" if operation == "none" else "-" for operation in chosen or ()]
+    styles = {edge: {"ls": line} for edge, line in zip(topology.edges, lines, strict=chosen is not None)}
+    figure, (axes,) = _figure(2.6 + 0.09 * len(lines))
+    _draw(axes, topology, styles, {}, range(len(topology.edges)))
+    _legend(figure, [*_origins(topology), Patch(color=_OUTPUT, label="concatenation")])
+    if chosen:
+        listed = zip(_colours(topology), lines, enumerate(chosen), strict=True)
+        entries = [Line2D([], [], color=c, ls=line, label=f"{k}: {operation}") for c, line, (k, operation) in listed]
+        _legend(figure, entries, "outside lower center")
     return figure
 
 
-def _draw(axes: Axes, topology: Topology, styles: Mapping[Edge, Style], other: Style, labels: Sequence[str]) -> None:
+def _draw(axes: Axes, topology: Topology, styles: Mapping[Edge, Look], other: Look, labels: Iterable[int]) -> None:
     """Draw a cell: its edges and what feeds its output, in the ``other`` style if none is given, and its nodes."""
-    places = positions(topology)
-    colours = [ORIGINS[edge_origin(topology, number)] for number in range(len(topology.edges))]
-    lines = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
-    arrow = partial(FancyArrowPatch, arrowstyle="-|>", mutation_scale=14, shrinkA=14, shrinkB=14, lw=1.8)
-    write = partial(axes.text, ha="center", va="center")
-    for (i, j), colour, label in zip_longest(lines, colours, labels):
-        ends = places[i], places[j]
-        arc = f"arc3,rad={bend(*ends)}"
-        axes.add_patch(arrow(*ends, connectionstyle=arc, color=colour or OUTPUT, **styles.get((i, j), other)))
-        if label:
-            write(*label_place(*ends), label, color=colour, backgroundcolor="white", fontsize=9.5)
+    places, t = positions(topology), np.linspace(0, 1, 41)
     width = places[-1][0]
+    high = width / 4.6  # of a unit of y, in units of x: drawings of all cells have one shape
+    arrow = partial(FancyArrowPatch, arrowstyle="-|>", mutation_scale=11, shrinkA=10, shrinkB=10, lw=1.6)
+    write, curves = partial(axes.text, va="center"), []
+    lines = [*topology.edges, *((j, topology.nodes) for j in topology.output)]
+    for (i, j), colour in zip(lines, [*_colours(topology), *[_OUTPUT] * len(topology.output)], strict=True):
+        bulge, look = bend(places[i], places[j]), styles.get((i, j), other)
+        axes.add_patch(arrow(places[i], places[j], connectionstyle=f"arc3,rad={bulge}", color=colour, **look))
+        start, end = (complex(x, high * y) for x, y in (places[i], places[j]))
+        curves.append(start + t * (end - start) * (1 - 2j * (1 - t) * bulge))  # as arc3
+    for number in labels:  # on the middle part of its edge, as far as can be from all other lines
+        own, others = curves[number][12:-12, None], np.concatenate(curves[:number] + curves[number + 1 :])
+        best = own[np.abs(own - others).min(1).argmax(), 0]
+        write(best.real, best.imag / high, str(number), ha="center", bbox={"fc": "white", "ec": "none", "pad": 0.8})
     for node, ((x, y), name) in enumerate(zip(places, node_names(topology), strict=True)):
-        axes.plot(x, y, "o", ms=24, mfc="white" if name else "0.92", mec="0.2", mew=1.2, zorder=3)
-        write(x, y, str(node), zorder=4)
-        if name:
-            side, align = (1, "left") if name == "output" else (-1, "right")
-            write(x + side * 0.05 * width, y, name, ha=align, color="0.35")
-    heights = [y for _, y in places]
-    axes.set(xlim=(-0.28 * width, 1.16 * width), ylim=(min(heights) - 0.75, max(heights) + 0.75))
+        axes.plot(x, y, "o", ms=17, mfc="white" if name else "0.92", mec="0.2", mew=1.1, zorder=3)
+        write(x, y, str(node), ha="center", zorder=4)
+        dx, dy, align = (0, -0.4, "center") if name == "output" else (-0.06 * width, 0, "right")
+        write(x + dx, y + dy, name.replace("before ", "before\n"), ha=align, color="0.3")
+    axes.set(xlim=(-0.3 * width, 1.1 * width), ylim=(-1.35, 1.35), aspect=high)
     axes.axis("off")
 
 
@@ -168,15 +194,14 @@ def paths(topology: Topology, edges: Sequence[int]) -> Figure:
 
     The edge itself is thick; the ways from the output to its end are drawn in one line style each, the rest is faint.
     """
-    figure, panels = _figure(2.2 * len(edges), len(edges), sharex=True, sharey=True)
+    figure, panels = _figure(2.2, len(edges))
     for panel, edge in zip(panels, edges, strict=True):
         start, end = topology.edges[edge]
         ways = _ways(topology, end)
         styles = {step: {"linestyle": line} for way, line in zip(ways, _LINES, strict=False) for step in way}
         _draw(panel, topology, {**styles, (start, end): {"lw": 3.5}}, {"lw": 0.8, "alpha": 0.35}, ())
-        names = ["-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways]
-        kind = "type 1" if len(ways) > 1 else "type 2"
-        panel.set_title(f"edge {edge}, {kind}: {' and '.join(names)}", loc="left")
+        names = " and ".join("-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways)
+        panel.set_title(f"edge {edge}, type {1 if len(ways) > 1 else 2}: {names}", loc="left")
     return figure
 
 
@@ -189,54 +214,56 @@ def _ways(topology: Topology, node: int) -> list[list[Edge]]:
 
 @_style
 def cost_map(costs: Float[np.ndarray, "cell edge"]) -> Figure:
-    """The cost of every edge in every cell and, apart, each cell's sum, in nats; red costs, blue earns."""
-    figure, (left, right) = _figure(1.3 + 0.32 * len(costs), 1, 2, sharey=True, width_ratios=[costs.shape[1], 1])
+    """The cost (nats) of every edge in every cell and, apart, each cell's sum; red costs, violet earns."""
     sums = costs.sum(1, keepdims=True)
     top = float(np.abs(np.concatenate([costs, sums], axis=1)).max())
-    draw = partial(sns.heatmap, cmap="RdBu_r", vmin=-top, vmax=top, cbar=False, fmt=".2g", annot_kws={"size": 8})
-    for axes, values in ((left, costs), (right, sums)):
-        rounded = np.where(np.abs(values) > 1e-10 * top, values, 0)
-        draw(values, annot=rounded if values.size <= 60 else None, ax=axes)
+    scale, unit = (1000, "10⁻³ nats") if top < 0.1 else (1, "nats")
+    figure, (left, right) = _figure(1.1 + 0.27 * len(costs), 2, 2, sharey=True, width_ratios=[costs.shape[1], 1])
+    colours = sns.blend_palette([EARNS, "white", COSTS], as_cmap=True)
+    draw = partial(_heatmap, cmap=colours, vmin=-scale * top, vmax=scale * top, fmt=".2g")
+    for axes, values, names in ((left, costs, "auto"), (right, sums, ["sum"])):
+        shown = scale * np.where(np.abs(values) > 1e-10 * top, values, 0)
+        draw(shown, annot=shown if values.size <= 60 else None, xticklabels=names, ax=axes)
+        axes.tick_params(axis="y", rotation=0, length=0)
     left.set(xlabel="edge", ylabel="cell")
-    left.tick_params(axis="y", rotation=0)
-    right.set_xticklabels(["sum"])
-    right.tick_params(axis="y", length=0)
-    figure.colorbar(left.collections[0], ax=[left, right], label="cost (nats)")
+    figure.colorbar(left.collections[0], ax=[left, right], label=f"cost ({unit})", location="top", aspect=40)
     return figure
 
 
 @_style
 def powers(curves: Curves, predictions: Curves, xlabel: str, ylabel: str) -> Figure:
     """Measured curves as points and predicted ones as lines, each by its name, on logarithmic axes."""
-    figure, (axes,) = _figure(3.4)
-    for (name, (x, y)), colour, marker in zip(curves.items(), cycle(_PALETTE), cycle(_MARKERS)):
-        axes.plot(x, y, marker, color=colour, ms=5, label=name)
+    figure, (axes,) = _figure(3.2)
+    for (name, (x, y)), shade, marker in zip(curves.items(), sns.color_palette(_SHADES, len(curves)), cycle(_MARKERS)):
+        axes.plot(x, y, marker, color=shade, ms=5.5, label=name)
     for (name, (x, y)), line in zip(predictions.items(), cycle(_LINES)):
         axes.plot(x, y, line, color="0.3", lw=1.2, label=name, zorder=0)
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-    _share_legend(figure, axes, 2)
+    _legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
 @_style
 def dose_response(groups: Mapping[str, Runs]) -> Figure:
-    """Share of the edges retained in bi-level runs, a point per run and a colour per named group of runs.
+    """Share of the edges retained in bi-level runs, a point per run, a marker per named group of runs.
 
-    Left against the gap in accuracy between the splits, right against the search split's cost late in the search.
+    Left against the gap in accuracy between the splits, right against the search split's cost late in the search. Runs
+    that retain the same share stand up to 0.04 apart, so that none hides another.
     """
-    doses, kept = ("accuracy: training − search split", "L − H on the search split (nats)"), "share of edges retained"
+    doses = ["accuracy (share of images),\ntraining − search split", "L − H on the search split\n(nats)"]
+    kept = "share of edges retained"
     numbers = (measures.generalisation_gap, measures.late_search_cost, measures.retention)
-    runs = [(name, record) for name, records in groups.items() for record in _several(records)]
-    rows = [(name, *(number(record) for number in numbers)) for name, record in runs]
+    rows = [(name, *(number(run) for number in numbers)) for name, runs in _several(groups).items() for run in runs]
     table = pd.DataFrame(rows, columns=["runs", *doses, kept])
-    palette, markers = dict(zip(groups, cycle(_PALETTE))), dict(zip(groups, cycle(_MARKERS)))
-    draw = partial(sns.scatterplot, table, hue="runs", palette=palette, style="runs", markers=markers)
-    figure, (left, right) = _figure(3.2, 1, 2, sharey=True)
+    draw = partial(sns.scatterplot, hue="runs", palette=_SHADES, style="runs", markers=_MARKERS[: len(groups)], s=40)
+    figure, (left, right) = _figure(3.4, 2, 2, sharey=True)
     for axes, dose in zip((left, right), doses, strict=True):
-        draw(x=dose, y=kept, ax=axes, legend=axes is left and "full", s=55, alpha=0.8)
-    left.set(ylim=(-0.05, 1.05))
-    right.axvline(0, color="0.6", lw=0.8)
-    _share_legend(figure, left, 2)
+        apart = 0.02 * (table.groupby(kept)[dose].rank(method="first") % 5 - 2)
+        draw(table.assign(**{kept: table[kept] + apart}), x=dose, y=kept, ax=axes)
+        axes.legend().remove()
+    left.set(ylim=(-0.07, 1.07))
+    _signs([right], "x")
+    _legend(figure, left.get_legend_handles_labels()[0])
     return figure
 
 
@@ -246,22 +273,19 @@ def retention_map(groups: Mapping[str, Runs]) -> Figure:
 
     A panel per named group and type of cell; an edge without a choice is left blank.
     """
-    several = {name: _several(runs) for name, runs in groups.items()}
-    shown = [(name, runs, kind) for name, runs in several.items() for kind in measures.cells_of_types(runs[0])]
-    figure, panels = _figure(3.3, 1, len(shown))
+    shown = [(name, runs, kind) for name, runs in _several(groups).items() for kind in measures.cells_of_types(runs[0])]
+    figure, panels = _figure(2.2, len(shown), 2)
     for axes, (name, records, kind) in zip(panels, shown, strict=True):
         topology = records[0].experiment.topology
         shares = np.mean([measures.retained(record) for record in records], axis=0)
-        share_of = dict(zip(measures.counted_edges(records[0]), shares, strict=True))
-        grid = pd.DataFrame(np.nan, index=range(topology.nodes - 1), columns=topology.intermediate)
-        for number, edge in enumerate(topology.edges):
-            grid.loc[edge] = share_of.get((kind, number), np.nan)
-        sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis_r", vmin=0, vmax=1, cbar=False, ax=axes)
+        counted = zip(measures.counted_edges(records[0]), shares, strict=True)
+        grid = pd.Series({topology.edges[edge]: share for (own, edge), share in counted if own == kind}).unstack()
+        grid = grid.reindex(index=range(topology.nodes - 1), columns=topology.intermediate)
+        _heatmap(grid, annot=True, fmt=".1f", cmap="Greys", vmin=-0.2, vmax=1.4, ax=axes)
         axes.axhline(len(topology.inputs), color="0.2", lw=1.2)
-        axes.set(title=_of_type(records[0], kind, name), xlabel="to node")
-        axes.tick_params(axis="y", rotation=0)
-    panels[0].set_ylabel("from node")
-    figure.colorbar(panels[0].collections[0], ax=panels, label="share of runs that retain the edge")
+        axes.set(title=_of_type(records[0], kind, name), xlabel="to node", ylabel="from node")
+        axes.tick_params(axis="y", rotation=0, length=0)
+    figure.suptitle("share of the runs that retain an edge")
     return figure
 
 
@@ -276,59 +300,64 @@ def splits(bi: Runs, single: Runs) -> Figure:
 
     Shown are both splits of bi-level runs, and the one of single-level runs.
     """
-    quantities = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
-    groups = {"all": "all images", "correct": "correctly classified", "wrong": "wrongly classified"}
-    hues = {"bi-level, training split": _PALETTE[0], "bi-level, search split": _PALETTE[3], "single-level": _PALETTE[7]}
-    tables = [record.scalars.assign(runs="bi-level, " + record.scalars.split + " split") for record in _several(bi)]
-    tables += [record.scalars.assign(runs="single-level") for record in _several(single)]
+    rows = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
+    columns = {"all": "all images", "correct": "correctly classified", "wrong": "wrongly classified"}
+    names = ["bi-level, training split", "bi-level, search split", "single-level"]
+    tables = [r.scalars.assign(runs="bi-level, " + r.scalars.split + " split") for r in _several({"bi": bi})["bi"]]
+    tables += [r.scalars.assign(runs="single-level") for r in _several({"single": single})["single"]]
     table = pd.concat(tables)
-    draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=hues, style="runs")
-    figure, panels = _figure(6.2, len(quantities), len(groups), sharex=True, sharey="row")
-    contents = product(quantities.items(), groups.items())
-    for axes, ((quantity, label), (group, title)) in zip(panels, contents, strict=True):
-        shown = table[table.group == group]
-        draw(shown, y=quantity, hue_order=hues, style_order=hues, legend=axes is panels[0], ax=axes)
-        axes.axhline(0, color="0.6", lw=0.8)
+    draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=_SHADES, style="runs")
+    figure, panels = _figure(1.8, 9, 3, "epoch", sharex=True, sharey="row")
+    for axes, ((quantity, label), (group, title)) in zip(panels, product(rows.items(), columns.items()), strict=True):
+        draw(table[table.group == group], y=quantity, hue_order=names, style_order=names, ax=axes)
+        axes.legend().remove()
         axes.set(xlabel="", ylabel=label, title=title if quantity == "loss" else "")
-    figure.supxlabel("epoch")
-    _share_legend(figure, panels[0], 3)
+    _signs(panels[-len(columns) :])
+    _legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
+def _by_edge(
+    record: Record, height: float, *labels: str, kinds: Iterable[int] = (0,), entries: Iterable[Any] = ()
+) -> tuple[Figure, list[tuple[Axes, int, int, Any]]]:
+    """A panel for every edge and type of cell, in rows of that height; with each this type, the edge and its colour."""
+    topology = record.experiment.topology
+    contents = [(kind, edge, colour) for kind in kinds for edge, colour in enumerate(_colours(topology))]
+    figure, panels = _figure(height, len(contents), 3, *labels, sharex=True, sharey=True)
+    for panel, (kind, edge, _) in zip(panels, contents, strict=True):
+        panel.set_title(_of_type(record, kind, f"edge {edge} {topology.edges[edge]}"))
+    _legend(figure, [*_origins(topology), *entries])
+    return figure, [(panel, *content) for panel, content in zip(panels, contents, strict=True)]
+
+
 @_style
-def cost_means(states: Mapping[str, Runs]) -> Figure:
-    """Mean cost of every operation on every edge in the last epoch, a row per state, with the range over its steps.
+def cost_means(groups: Mapping[str, Runs]) -> Figure:
+    """Mean cost of every operation in the last epoch, a panel per edge, a marker per group; with the range over steps.
 
     The mean is over seeds, the range from any step's least to its largest; the axis is linear up to 0.05 nats.
     Raises ValueError if a run has several cells.
     """
-    topology = _one_cell(states)
-    figure, panels = _figure(0.9 + 2.2 * len(states), len(states), len(topology.edges), sharex=True, sharey=True)
-    contents = product(states.items(), enumerate(topology.edges))
-    for number, (axes, ((state, runs), (edge, ends))) in enumerate(zip(panels, contents, strict=True)):
+    several, operations = _several(groups, one_cell=True), NAMES[NONE + 1 :]
+    looks = list(zip(several, cycle(_MARKERS), ["white", *[None] * len(several)]))  # the first one's are hollow
+    entries = [Line2D([], [], color="0.3", ls="", marker=marker, mfc=fill, label=name) for name, marker, fill in looks]
+    figure, panels = _by_edge(next(iter(several.values()))[0], 2.5, "cost (nats)", entries=entries)
+    for runs, (_, marker, fill), offset in zip(
+        several.values(), looks, np.linspace(-0.2, 0.2, len(looks)), strict=True
+    ):
+        place = np.arange(len(operations)) + offset
         low, mean, high = (
-            np.stack([record.arrays[f"cost_{key}"][-1, 0, 0, edge, NONE + 1 :] for record in _several(runs)])
-            for key in ("min", "mean", "max")
+            np.stack([r.arrays[f"cost_{key}"][-1, 0, 0] for r in runs]) for key in ("min", "mean", "max")
         )
-        place = np.arange(mean.shape[1])
-        colour = ORIGINS[edge_origin(topology, edge)]
-        axes.vlines(place, low.min(0), high.max(0), color=colour, lw=0.8, alpha=0.6)
-        axes.plot(place, mean.mean(0), "o", color=colour, ms=4)
-        axes.axhline(0, color="0.4", lw=0.8)
-        axes.set_yscale("symlog", linthresh=0.05)
-        axes.set_yticks([-0.1, -0.05, 0, 0.05, 0.1], ["−0.1", "−0.05", "0", "0.05", "0.1"])
-        axes.set_xticks(place, NAMES[NONE + 1 :], rotation=90, fontsize=7.5)
-        title = f"edge {edge} {ends}" if number < len(topology.edges) else ""
-        axes.set(title=title, ylabel="" if edge else f"{state}:\ncost (nats)")
+        for axes, _, edge, colour in panels:
+            shown = slice(NONE + 1, None)
+            axes.hlines(place, low.min(0)[edge, shown], high.max(0)[edge, shown], color=colour, lw=0.8, alpha=0.6)
+            axes.plot(mean.mean(0)[edge, shown], place, marker, color=colour, mfc=fill or colour, ms=4.5)
+    axes.set_xscale("symlog", linthresh=0.05)
+    axes.set_xticks([-0.1, 0, 0.1], ["−0.1", "0", "0.1"])
+    axes.set_yticks(range(len(operations)), operations)
+    axes.invert_yaxis()
+    _signs([axes for axes, *_ in panels], "x")
     return figure
-
-
-def _one_cell(groups: Mapping[str, Runs]) -> Topology:
-    """The topology of the first group's runs. Raises ValueError if any run has more cells than one."""
-    experiments = [record.experiment for runs in groups.values() for record in _several(runs)]
-    if (cells := max(experiment.cells for experiment in experiments)) > 1:
-        raise ValueError(f"cells = {cells}: this figure shows the costs of one cell; allowed: 1")
-    return experiments[0].topology
 
 
 @_style
@@ -337,23 +366,20 @@ def edge_costs(groups: Mapping[str, Runs]) -> Figure:
 
     Raises ValueError if a run has several cells.
     """
-    _one_cell(groups)
-    figure, panels = _figure(3.0, 1, len(groups), sharex=True, sharey=True)
-    for axes, (title, records) in zip(panels, groups.items(), strict=True):
-        topology = _several(records)[0].experiment.topology
-        for edge in range(len(topology.edges) - 2, len(topology.edges)):
-            colour = ORIGINS[edge_origin(topology, edge)]
-            means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in _several(records)]
+    several = _several(groups, one_cell=True)
+    figure, panels = _figure(2.6, len(several), 3, "epoch", "mean cost (nats)", sharex=True, sharey=True)
+    for axes, (title, records) in zip(panels, several.items(), strict=True):
+        topology = records[0].experiment.topology
+        for edge, colour in list(enumerate(_colours(topology)))[-2:]:
+            means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in records]
             curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
             epochs = range(1, curves.shape[1] + 1)
             axes.plot(epochs, curves.T, color=colour, lw=0.7, alpha=0.5)
             axes.plot(epochs, curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
-        axes.axhline(0, color="0.4", lw=0.8)
         axes.set_title(title)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.legend(frameon=False)
-    figure.supxlabel("epoch")
-    figure.supylabel("mean cost (nats)")
+        axes.locator_params(axis="x", nbins=3, integer=True)
+        axes.legend()
+    _signs(panels)
     return figure
 
 
@@ -361,29 +387,28 @@ def edge_costs(groups: Mapping[str, Runs]) -> Figure:
 def initial_costs(costs: Sequence[float], low: float, high: float) -> Figure:
     """A histogram of the costs of initialisations, with their mean and its interval."""
     figure, (axes,) = _figure(2.8)
-    axes.hist(costs, bins=30, color=_PALETTE[4], alpha=0.7)
-    axes.axvspan(low, high, color=_PALETTE[3], alpha=0.35, label="mean: 95 % interval")
-    axes.axvline(float(np.mean(costs)), color=_PALETTE[3], lw=1.5, label="mean")
-    axes.axvline(0, color="0.3", lw=0.8)
+    axes.hist(costs, bins=30, color="0.65")
+    axes.axvspan(low, high, color="0.1", alpha=0.4, lw=0, label="mean: 95 % interval")
+    axes.axvline(float(np.mean(costs)), color="0.1", lw=1.5, label="mean")
     axes.set(xlabel="cost at the last cell's output (nats)", ylabel="initialisations")
-    axes.legend(frameon=False)
+    _signs([axes], "x")
+    axes.legend()
     return figure
 
 
 @_style
 def cost_against_accuracy(records: Runs) -> Figure:
     """The cost at the last cell against the accuracy, a point per epoch and seed; and apart by group of images."""
-    table = pd.concat(record.scalars.query("split == 'training'") for record in _several(records))
-    draw = partial(sns.scatterplot, y="cost", edgecolor="none", s=14, alpha=0.7)
-    figure, (left, right) = _figure(3.2, 1, 2)
-    draw(table[table.group == "all"], x="accuracy", color=_PALETTE[4], ax=left)
+    table = pd.concat(r.scalars.query("split == 'training'") for r in _several({"records": records})["records"])
+    draw = partial(sns.scatterplot, y="cost", s=16)
+    figure, (left, right) = _figure(3.0, 2, 2)
+    draw(table[table.group == "all"], x="accuracy", color="0.3", ax=left)
     apart = table[table.group != "all"]
-    draw(apart, x="epoch", hue="group", style="group", palette=_PALETTE[2:4], markers=_MARKERS[:2], ax=right)
-    for axes in (left, right):
-        axes.axhline(0, color="0.6", lw=0.8)
+    draw(apart, x="epoch", hue="group", style="group", palette=_SHADES, markers=_MARKERS[:2], ax=right)
     left.set(xlabel="accuracy (share of images)", ylabel="cost L − H (nats)", title="all images, an epoch a point")
-    right.set(xlabel="epoch", ylabel="cost of an image (nats)", title="by how an image is classified")
-    right.legend(frameon=False)
+    right.set(xlabel="epoch", ylabel="cost of an image (nats)", title="by how it is classified")
+    right.legend()
+    _signs([left, right])
     return figure
 
 
@@ -393,31 +418,20 @@ def none_probability(records: Runs) -> Figure:
 
     The dots below the curves mark the epochs at which the edge is dropped, one row per seed.
     """
-    records = _several(records)
-    topology, types = records[0].experiment.topology, list(measures.cells_of_types(records[0]))
-    columns = min(5, len(topology.edges))
-    rows = -(-len(topology.edges) // columns)
+    records = _several({"records": records})["records"]
+    types = list(measures.cells_of_types(records[0]))
     probability = np.stack([record.arrays["probability"] for record in records])
     top = min(1.0, 1.15 * float(probability[:, :, types, :, NONE].max()))
     step = 0.05 * top  # between the rows of dots below the axis
-    figure, panels = _figure(0.6 + 2.1 * rows * len(types), rows * len(types), columns, sharex=True, sharey=True)
-    for panel, (kind, edge) in zip(panels, product(types, range(rows * columns)), strict=True):
-        if edge >= len(topology.edges):
-            panel.axis("off")
-            continue
-        colour = ORIGINS[edge_origin(topology, edge)]
+    figure, panels = _by_edge(records[0], 1.7, "epoch", "p(None)", kinds=types)
+    for panel, kind, edge, colour in panels:
         curves = probability[:, :, kind, edge, NONE]
         panel.plot(curves.T, color=colour, lw=0.8, alpha=0.6)
         panel.plot(curves.mean(0), color=colour, lw=2.2)
         for seed, when in enumerate(dropped(probability)[:, :, kind, edge], 1):
             panel.plot(np.where(when, -step * seed, np.nan), ".", color=colour, ms=3)
         panel.axhline(0, color="0.6", lw=0.6)
-        panel.set_title(_of_type(records[0], kind, f"edge {edge} {topology.edges[edge]}"))
-    ticks = [tick for tick in ((0, 0.5, 1.0) if top >= 0.5 else (0, 0.1, 0.2, 0.3, 0.4)) if tick <= top]
-    panels[0].set(ylim=(-step * (len(records) + 1), top), yticks=ticks)
-    figure.supxlabel("epoch")
-    figure.supylabel("p(None)")
-    figure.legend(handles=_origins(topology), loc="outside upper center", ncols=3, frameon=False)
+    panel.set(ylim=(-step * (len(records) + 1), top), yticks=np.arange(0, top + 1e-9, 0.5 if top >= 0.5 else 0.1))
     return figure
 
 
@@ -427,25 +441,18 @@ def leads(groups: Mapping[str, Runs]) -> Figure:
 
     A line is the mean over seeds, the band around it from the lowest to the highest. All groups have one topology.
     """
-    topology = _several(next(iter(groups.values())))[0].experiment.topology
-    figure, panels = _figure(2.7, 1, len(topology.edges), sharex=True, sharey=True)
-    for (name, records), line in zip(groups.items(), cycle(_LINES)):
-        own = _several(records)
-        steps = own[0].table("course_alpha").step.unique()
-        curves = lead(np.stack([record.arrays["course_alpha"][:, 0] for record in own]))
-        for edge, panel in enumerate(panels):
-            colour = ORIGINS[edge_origin(topology, edge)]
-            panel.plot(steps, curves[..., edge].mean(0), line, color=colour, lw=1.6, label=name)
-            panel.fill_between(
-                steps, curves[..., edge].min(0), curves[..., edge].max(0), color=colour, alpha=0.12, lw=0
-            )
-            panel.set_title(f"edge {edge} {topology.edges[edge]}")
-    for panel in panels:
+    several = _several(groups)
+    entries = [Line2D([], [], color="0.3", ls=line, label=name) for name, line in zip(several, cycle(_LINES))]
+    figure, panels = _by_edge(next(iter(several.values()))[0], 1.9, "step", "lead of None (in α)", entries=entries)
+    for records, line in zip(several.values(), cycle(_LINES)):
+        steps = records[0].table("course_alpha").step.unique()
+        curves = lead(np.stack([record.arrays["course_alpha"][:, 0] for record in records]))
+        for panel, _, edge, colour in panels:
+            own = curves[..., edge]
+            panel.plot(steps, own.mean(0), line, color=colour, lw=1.6)
+            panel.fill_between(steps, own.min(0), own.max(0), color=colour, alpha=0.12, lw=0)
+    for panel, *_ in panels:
         panel.axhline(0, color="0.6", lw=0.6)
-    figure.supxlabel("step")
-    figure.supylabel("lead of None")
-    handles = [Line2D([], [], color="0.3", ls=line, label=name) for name, line in zip(groups, cycle(_LINES))]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
@@ -455,18 +462,16 @@ def growth(records: Runs) -> Figure:
 
     The share is of each type of cell, the cost on the split that α learns from.
     """
-    figure, (left, right) = _figure(2.9, 1, 2, sharex=True)
-    for number, record in enumerate(_several(records)):
-        types = measures.cells_of_types(record)
-        shares = dropped(record.arrays["probability"]).mean(2)
-        for kind, line in zip(types, _LINES, strict=False):
-            label = f"{CELL_TYPES[kind]} cells" if not number else None
-            left.plot(shares[:, kind], line, color=_PALETTE[3], lw=1.2, alpha=0.7, label=label)
-        scalars = measures.scalars_of(record)
-        right.plot(scalars.epoch, scalars.cost, color=_PALETTE[4], lw=1.2, alpha=0.7)
+    records = _several({"records": records})["records"]
+    types = list(measures.cells_of_types(records[0]))
+    figure, (left, right) = _figure(2.7, 2, 2, sharex=True)
+    left.set_prop_cycle(linestyle=_LINES[: len(types)])
+    for record, scalars in zip(records, map(measures.scalars_of, records), strict=True):
+        left.plot(dropped(record.arrays["probability"][:, types]).mean(2), color="0.2", lw=1.2, alpha=0.6)
+        right.plot(scalars.epoch, scalars.cost, color="0.2", lw=1.2, alpha=0.6)
     left.set(xlabel="epoch", ylabel="share of edges dropped", ylim=(-0.03, 1.03))
     right.set(xlabel="epoch", ylabel="L − H at the output (nats)")
-    right.axhline(0, color="0.6", lw=0.8)
+    _signs([right])
     if len(types) > 1:
-        left.legend(frameon=False)
+        left.legend(left.lines[: len(types)], [f"{CELL_TYPES[kind]} cells" for kind in types])
     return figure

@@ -114,6 +114,19 @@ def number(text):
     return float(text.replace("−", "-"))
 
 
+@pytest.mark.parametrize("width", [360, 1400])
+def test_no_part_of_a_figure_is_off_the_page_and_none_is_larger_than_its_text_needs(visit, width):
+    page = visit("p2", viewport={"width": width, "height": 740})
+    images = page.locator("article figure img")
+    assert images.count() > 3
+    for image in images.all():
+        box = image.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["width"] == (560 if width > 560 else pytest.approx(312, abs=20))
+        assert image.evaluate("image => image.parentElement.scrollWidth <= image.parentElement.clientWidth")
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_whole_light_accessible_and_as_wide_as_a_phone(visit, book, name):
     page = visit(name, viewport={"width": 360, "height": 740})
