@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -43,11 +43,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The table of a player as it stands before, or without, its script."""
+    """The table of a player as it stands before, or without, its script; a narrow page scrolls it."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    caption = f"<caption>{escape(caption)}</caption>"
-    return f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    caption = escape(caption)
+    return (
+        f'<div class="wiring-table" tabindex="0" role="region" aria-label="{caption}"><table class="table">'
+        f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 class Generated(SphinxDirective):
@@ -87,14 +90,9 @@ class _Live(Generated):
         """
         number = self.env.new_serialno(kind)
         loaded = "".join(f'<script src="_static/players/{name}.js"></script>' for name in ("common", *scripts))
-        boxes = "".join(
-            f'<div class="wiring-table" tabindex="0" role="region" aria-label="{re.findall("<caption>(.*?)<", text)[0]}">'
-            f"{text}</div>"
-            for text in tables
-        )
         note = "<noscript><p>With JavaScript these tables are pictures to play with.</p></noscript>"
         opening = f'<wiring-{kind} class="wiring-player" id="{kind}{number or ""}" data-shown="{shown}">'
-        html = f'{loaded}{opening}<div class="wiring-row wiring-tables">{boxes}</div>{note}</wiring-{kind}>'
+        html = f'{loaded}{opening}<div class="wiring-row wiring-tables">{"".join(tables)}</div>{note}</wiring-{kind}>'
         return [nodes.raw("", html, format="html")]
 
 
