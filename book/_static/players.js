@@ -35,10 +35,9 @@
     menu.addEventListener("change", () => act(Number(menu.value)));
     return menu;
   };
-  const fill = (table, caption, rows) => {
+  const fill = (table, rows, caption = table?.ariaLabel) => {
     if (!table) return;  // the parser has not met it yet, and what it will find there is what is drawn first
-    table.setAttribute("aria-label", caption);
-    table.querySelector("caption").textContent = caption;
+    table.ariaLabel = table.querySelector("caption").textContent = caption;
     table.querySelector("tbody").innerHTML = rows.map((row) => `<tr>${row.map((value) => `<td>${value}</td>`).join("")}</tr>`).join("");
   };
   const swatch = (drawing, text) => `<span><svg viewBox="0 0 30 14" width="30" height="14" aria-hidden="true">${drawing}</svg> ${text}</span>`;
@@ -298,8 +297,8 @@
         view.spoken.setAttribute("aria-live", this.timer ? "off" : "polite");
         view.spoken.textContent = `Epoch ${epoch} of ${end}: ${gone.length > 1 ? `edges ${gone.join(", ")} are` : gone.length ? `edge ${gone[0]} is` : "no edge is"} dropped; ` +
           (epoch ? `at the output L − H is ${signed(splits[0][1].cost[epoch - 1], 3)} nats.` : "no cost is measured yet.");
-        fill(tables?.children[number], caption, edges.map(({ edge, p, best, cost }, k) =>
-          [`${k}: ${edge.ends.join(" → ")}`, operations[best], p[best].toFixed(3), p[0].toFixed(3), cost === undefined ? "not measured" : signed(cost)]));
+        fill(tables?.children[number], edges.map(({ edge, p, best, cost }, k) =>
+          [`${k}: ${edge.ends.join(" → ")}`, operations[best], p[best].toFixed(3), p[0].toFixed(3), cost === undefined ? "not measured" : signed(cost)]), caption);
         drawCell(view.graph, `The cell. ${caption}. ${edges.map(({ p, best }, k) => `Edge ${k}: ${operations[best]}, probability ${p[best].toFixed(2)}`).join("; ")}.`, cell,
           edges.map(({ p, best, cost }, k) => ({
             width: 1.5 + 9 * p[best], opacity: 1 - 0.75 * p[0], dash: best ? "" : DOTS, cost,
@@ -384,14 +383,13 @@
         const { direct, through, total, output, nodes, returned } = costs[n];
         view.spoken.innerHTML = `<strong>L − H is ${signed(output)} nats: ${signed(nodes[0])} at node 2 and ${signed(nodes[1])} at node 3.</strong> ` +
           `Back through edge 4: ${signed(through[0])} on edge 0 and ${signed(through[1])} on edge 1, together ${signed(returned)}.`;
-        fill(this.querySelectorAll(".wiring-table")[n], this.caption(view), chosen.map((k, e) => [e, operations[k], signed(direct[e]), e < 2 ? signed(through[e]) : "none", signed(total[e])]));
+        fill(this.querySelectorAll(".wiring-table")[n], chosen.map((k, e) => [e, operations[k], signed(direct[e]), e < 2 ? signed(through[e]) : "none", signed(total[e])]));
         drawCell(view.graph, `The cell ${view.name}. ${chosen.map((k, e) => `Edge ${e}: ${operations[k]}, cost ${signed(total[e])} nats`).join("; ")}.`, cell,
           chosen.map((k, e) => ({ width: k ? 1.5 + 9 * Math.abs(total[e]) / top : 1.5, opacity: k ? 1 : 0.4, dash: k ? "" : DOTS, cost: Number(total[e].toFixed(4)),
             lines: [`${e}: ${short(operations[k])}`, signed(total[e])] })));
         this.bars(view, [...direct, ...nodes, output], [through[0], through[1], 0, 0, 0, returned, 0, 0], bounds);
       });
     }
-    caption({ name }) { return `One minimal cell ${name}, 32 images of digits`; }
     bars({ chart, name }, own, through, bounds) {
       const x = (value) => LEFT + 6 + 236 * (value - bounds[0]) / (bounds[1] - bounds[0]), bottom = 6 + HEIGHT * ROWS.length;
       const bar = (value, y, height, kind) => `<rect class="${kind} ${value > 0 ? "costs" : "earns"}" x="${Math.min(x(0), x(value))}" y="${y}" width="${Math.abs(x(value) - x(0))}" height="${height}"/>` +
