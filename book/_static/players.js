@@ -171,8 +171,6 @@
       return this.shown.map(({ name, run }) => `${name}/${run}`).join("+") + (this.epoch === Infinity ? "" : `@${this.epoch}`);
     }
     needs() { return this.shown.map(({ name, run }) => `${name}-${run}`); }
-    get runs() { return this.needs().map(data); }
-    get last() { return Math.max(...this.runs.map((run) => run.cost.length)); }
     get now() { return Math.min(this.epoch, this.last); }
 
     build() {
@@ -217,7 +215,9 @@
       const view = this.addView(`Search ${number + 1}`, "wiring-curves", choose, labelled("Seed", seeds));
       choose.setAttribute("aria-label", `Search ${number + 1}`);
       const { chart, graph } = view;
-      view.update = () => {
+      view.follow = (shown) => {  // only what is new: an open menu would close
+        if (view.shown === shown) return;
+        view.shown = shown;
         choose.value = names.indexOf(own().name);
         seeds.innerHTML = options(searches[own().name].seeds);
         seeds.value = own().run;
@@ -266,7 +266,9 @@
     }
 
     draw() {
-      const { colours, operations, searches } = data("common"), { runs, last, now } = this;
+      const { colours, operations, searches } = data("common"), runs = this.runs = this.needs().map(data);
+      this.last = Math.max(...runs.map((run) => run.cost.length));
+      const { last, now } = this;
       if (this.views?.length !== runs.length) {
         this.row.replaceChildren();
         this.views = runs.map((_, number) => this.view(number));
@@ -293,7 +295,7 @@
           return { edge, p, best, cost: epoch ? run.cost[epoch - 1][k] : undefined };
         });
         const gone = edges.flatMap(({ best }, k) => (best ? [] : [k])), caption = `${title}, seed ${seed}, epoch ${epoch} of ${end}`;
-        view.update();
+        view.follow(this.needs()[number]);
         view.spoken.setAttribute("aria-live", this.timer ? "off" : "polite");
         view.spoken.textContent = `Epoch ${epoch} of ${end}: ${gone.length > 1 ? `edges ${gone.join(", ")} are` : gone.length ? `edge ${gone[0]} is` : "no edge is"} dropped; ` +
           (epoch ? `at the output L − H is ${signed(splits[0][1].cost[epoch - 1], 3)} nats.` : "no cost is measured yet.");

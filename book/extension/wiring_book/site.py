@@ -102,8 +102,11 @@ class Player(_Live):
     def run(self) -> list[nodes.Node]:
         """The tables of the first runs' last epoch."""
         self.depend_on(REFERENCE)  # whose searches the reader can choose
-        names = self.arguments[0].split() if self.arguments else players.searches()[:1]
-        tables = [_search_table(players.captions()[name], self.records(name)[0]) for name in names]
+        titles = players.captions()
+        names = self.arguments[0].split() if self.arguments else list(titles)[:1]
+        if len(names) > 2 or not titles.keys() >= set(names):
+            raise self.error(f"player {' '.join(names)}: allowed: one or two of {', '.join(titles)}")
+        tables = [_search_table(titles[name], self.records(name)[0]) for name in names]
         return self.player("player", "+".join(f"{name}/0" for name in names), tables, [f"{name}-0" for name in names])
 
 
