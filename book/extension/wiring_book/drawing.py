@@ -27,7 +27,7 @@ def drawing(topology: Topology) -> dict[str, Any]:
     """A cell: its height, its nodes and the names of some, its edges with their labels, and the ways to its output."""
     count, ends = len(topology.edges), [*topology.edges, *((j, topology.nodes) for j in topology.output)]
     figure = positions(topology)
-    bends = [bend(figure[i], figure[j]) for i, j in ends]
+    bends = [1.5 * bend(figure[i], figure[j]) for i, j in ends]  # further apart: here edges may be thick
     nodes = np.array(figure) * (1, -1)  # an SVG's y grows downwards
     nodes[: len(topology.inputs), 0] -= 0.8  # further out: there is a name to write above an edge
     nodes = (nodes - nodes[0]) * ((WIDTH - 2 * NODE - 4) / np.ptp(nodes[:, 0]), ROWS / 1.6) + (NODE + 2, 0)

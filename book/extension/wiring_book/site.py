@@ -269,7 +269,8 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
         return
     shutil.copytree(Path(app.srcdir) / "_static", Path(app.outdir) / "_static", dirs_exist_ok=True)
     folder = Path(app.outdir) / "_static" / "players"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what an earlier build put there, the searches may no longer have
+    folder.mkdir(parents=True)
     for name, text in players.scripts().items():
         (folder / name).write_text(text)
     # The theme brings its icons twice, as a font and as a script of 1.5 MB; the font is enough.
