@@ -180,14 +180,6 @@ def bend(start: Place, end: Place) -> float:
     return 0.0 if straight else -0.25 * float(np.sign(start[1] or 1))
 
 
-def label_place(start: Place, end: Place) -> Place:
-    """Where an edge's label stands: short of the middle, where edges into one node have not met yet, on the bulge."""
-    bulge = bend(start, end)
-    at = 0.5 if bulge or start[0] > 0 or start[1] == end[1] else 0.36
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    return start[0] + at * dx + 0.5 * bulge * dy, start[1] + at * dy - 0.5 * bulge * dx
-
-
 @_style
 def paths(topology: Topology, edges: Sequence[int]) -> Figure:
     """The ways on which the loss's gradient comes back to an edge, one panel for each edge given.

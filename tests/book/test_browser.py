@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fontTools.ttLib import TTFont
@@ -57,7 +59,7 @@ def visit(book, browser):
     """Open a page; whatever it logs as an error or asks for in vain, or from elsewhere, fails the test in the end."""
     complaints, contexts = [], []
 
-    def visit(name, **options):
+    def visit(name, fragment="", **options):
         context = browser.new_context(**{"offline": True, "viewport": {"width": 1280, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
@@ -67,9 +69,9 @@ def visit(book, browser):
             page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
         page.on("request", lambda request: visit.requested.append(request.url))
         page.on("request", lambda request: outside(request.url) and complaints.append(f"outside: {request.url}"))
-        page.goto((book / f"{name}.html").as_uri())
+        page.goto((book / f"{name}.html").as_uri() + fragment)
         if options.get("java_script_enabled", True) and page.locator(".wiring-player").count():
-            page.wait_for_selector(".wiring-player[data-ready]")
+            page.locator(".wiring-player[data-ready]").wait_for()
         return page
 
     def outside(url):
@@ -102,16 +104,34 @@ UNNAMED = """[...document.querySelectorAll('article *')].filter(e => /auto|scrol
     && e.scrollWidth > e.clientWidth + 1 && !e.closest('a') && !e.ariaLabel).map(e => e.outerHTML.slice(0, 200))"""
 
 
-def rows(page):
-    return [row.locator("td").all_inner_texts() for row in page.locator(".wiring-player tbody tr").all()]
+def rows(page, table=0):
+    """A player's table, row by row."""
+    read = "table => [...table.tBodies[0].rows].map(row => [...row.cells].map(cell => cell.innerText))"
+    return page.locator(".wiring-table table").nth(table).evaluate(read)
 
 
 def control(page, label):
-    return page.locator(".wiring-controls label", has_text=label).locator("select, input")
+    return page.locator(".wiring-controls").get_by_label(label).first
+
+
+def shows(page, caption, table=0):
+    """Wait until a player's table says so."""
+    page.locator(".wiring-table caption").nth(table).filter(has_text=caption).wait_for()
+
+
+def panels(page, view=0):
+    """What is drawn in a view's panels, read off their axes: of every line its values by epoch, and their precision."""
+    read = """svg => [...svg.querySelectorAll('.wiring-panel')].map(panel => [
+        [...panel.querySelectorAll('.wiring-tick')].map(tick => [tick.textContent, tick.getAttribute('y') - 4]),
+        [...panel.querySelectorAll('.wiring-curve polyline')].map(line => [...line.points].map(({ y }) => y)),
+    ])"""
+    for ticks, lines in page.locator(".wiring-curves").nth(view).evaluate(read):
+        scale, zero = np.polyfit([y for _, y in ticks], [number(text) for text, _ in ticks], 1)
+        yield [scale * np.array(line) + zero for line in lines], abs(scale) * 0.1
 
 
 def number(text):
-    return float(text.replace("−", "-"))
+    return float(text.replace("−", "-").replace("not measured", "nan"))
 
 
 @pytest.mark.parametrize("width", [360, 1400])
@@ -145,8 +165,8 @@ def test_page_is_whole_light_accessible_and_as_wide_as_a_phone(visit, book, name
     }
     assert len(loaded) > 10
     has_player = page.locator(".wiring-player").count() > 0
-    assert any("plotly" in path for path in loaded) == has_player
-    assert has_player or sum(map(wire_size, loaded)) < 1e6
+    assert any("/players/" in path for path in loaded) == has_player
+    assert sum(map(wire_size, loaded)) < 1e6
     shown = page.evaluate(
         "[...document.querySelectorAll('[class*=fa-]')].map(i => getComputedStyle(i, '::before').content)"
     )
@@ -170,6 +190,7 @@ def test_every_internal_link_and_anchor_resolves(book):
                 continue
             target, _, anchor = unquote(link).partition("#")
             path = book / (target or name)
+            anchor = anchor.partition("=")[0]  # what follows is the state of a player with that id
             if not path.exists() or (anchor and path.suffix == ".html" and anchor not in anchors[path.name]):
                 broken.append(f"{name}: {link}")
     assert not broken
@@ -185,7 +206,7 @@ def test_the_slider_shows_what_the_records_hold(visit, name):
         if epoch is not None:
             control(page, "Epoch").fill(str(epoch))
         epoch = epochs if epoch is None else epoch
-        assert f"seed {seed}, epoch {epoch} of {epochs}" in page.locator(".wiring-player caption").inner_text()
+        shows(page, f"seed {seed}, epoch {epoch} of {epochs}")
         shown = rows(page)
         probability = record.arrays["probability"][epoch, 0]
         assert [row[1] for row in shown] == [NAMES[best] for best in probability.argmax(-1)]
@@ -198,78 +219,218 @@ def test_the_slider_shows_what_the_records_hold(visit, name):
         costs = np.nansum(mean * probability, axis=(0, 2))
         assert [number(row[4]) for row in shown] == pytest.approx(costs.tolist(), abs=2e-4)
         dropped = [str(k) for k in np.flatnonzero(probability.argmax(-1) == 0)]
-        said = page.locator("output").inner_text()
+        said = page.locator("output").first.inner_text()
         assert re.search(r"(?:edges?|no edge) ?(.*?) (?:is|are) dropped", said)[1] == ", ".join(dropped)
         cost = record.scalars.query("epoch == @epoch and group == 'all'").iloc[0].cost
         assert f"L − H is {cost:+.3f} nats".replace("-", "−") in said
 
 
-def test_the_picture_is_in_step_with_the_slider(visit):
+def test_what_is_drawn_is_what_was_recorded_in_two_searches_side_by_side(visit):
     page = visit("p3")
-    graph, curves = page.locator(".wiring-graph"), page.locator(".wiring-curves")
-    look = "plot => plot.data.slice(2, 7).map(t => [t.line.width, t.opacity, t.line.dash, t.line.color])"
-    before = graph.evaluate(look)
-    control(page, "Epoch").fill("1")
-    after = graph.evaluate(look)
-    record = load_reference("p3-reference")[0]
-    for epoch, seen in ((40, before), (1, after)):
-        p = record.arrays["probability"][epoch, 0]
-        assert [own[0] for own in seen] == pytest.approx((1.5 + 9 * p.max(-1)).tolist(), abs=1e-2)
-        assert [own[1] for own in seen] == pytest.approx((1 - 0.75 * p[:, 0]).tolist(), abs=1e-2)
-        assert [own[2] == "dot" for own in seen] == (p.argmax(-1) == 0).tolist()
-        costs = np.nansum(record.arrays["cost_mean"][epoch - 1, 0] * p, axis=(0, 2))
-        assert len({(own[3], cost > 0) for own, cost in zip(seen, costs, strict=True)}) == len(set(costs > 0))
-    assert curves.evaluate("plot => plot.layout.shapes[0].x0") == 1
-    assert "epoch 1 of 40" in graph.get_attribute("aria-label")
-    drawn = curves.evaluate("plot => plot.data[0].y")
-    assert drawn == pytest.approx(record.arrays["probability"][:, 0, 0, 0].tolist(), abs=1e-4)
+    look = """svg => [...svg.querySelectorAll('g[data-edge] > g')].map((edge, k) => {
+        const line = edge.querySelector('polyline'), costs = svg.querySelector(`.costs[data-edge="${k}"]`);
+        return [line.getAttribute('stroke-width'), edge.getAttribute('opacity'),
+            line.getAttribute('stroke-dasharray') !== '', costs !== null]; })"""
+    for epoch in (40, 1):
+        control(page, "Epoch").fill(str(epoch))
+        for view, name in enumerate(("p3-reference", "p3-single-reference")):
+            record = load_reference(name)[0]
+            shows(page, f"{record.experiment.level}-level DARTS", view)
+            p, scalars = record.arrays["probability"][:, 0], record.scalars.query("group == 'all'")
+            costs = np.nansum(record.arrays["cost_mean"][:, 0] * p[1:, None], axis=(1, 3))
+            splits = ["search", "training"] if record.experiment.level == "bi" else ["training"]
+            quantities = [[scalars[scalars.split == split][key] for split in splits] for key in ("cost", "accuracy")]
+            for (lines, precision), values in zip(panels(page, view), [p[..., 0].T, costs.T, *quantities], strict=True):
+                for line, own in zip(lines, values, strict=True):
+                    assert line == pytest.approx(np.array(own), abs=precision + 1e-4)
+            seen = page.locator(".wiring-graph").nth(view).evaluate(look)
+            assert [float(own[0]) for own in seen] == pytest.approx((1.5 + 9 * p[epoch].max(-1)).tolist(), abs=1e-2)
+            assert [float(own[1]) for own in seen] == pytest.approx((1 - 0.75 * p[epoch, :, 0]).tolist(), abs=1e-2)
+            assert [own[2] for own in seen] == (p[epoch].argmax(-1) == 0).tolist()
+            assert [own[3] for own in seen] == (costs[epoch - 1] > 0).tolist()
+            assert f"epoch {epoch} of 40" in page.locator(".wiring-graph").nth(view).get_attribute("aria-label")
 
 
-def test_the_players_work_by_keyboard_alone(visit):
+def test_the_player_works_by_keyboard_alone_and_keeps_epoch_and_play_when_the_search_changes(visit):
     page = visit("index")
-    control(page, "Search").focus()
-    page.keyboard.press("ArrowDown")
-    page.wait_for_function("document.querySelector('.wiring-player caption').textContent.includes('cells, bi-level')")
-    page.keyboard.press("Tab")
-    page.keyboard.press("ArrowDown")
-    assert "seed 1" in page.locator("caption").inner_text()
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Play"
-    page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('.wiring-slider input').value > 2")
-    page.keyboard.press("Space")
-    assert page.evaluate("document.activeElement.textContent") == "Play"
-    page.keyboard.press("Tab")
+    control(page, "Epoch").focus()
     page.keyboard.press("Home")
-    assert "epoch 0 of 40" in page.locator("caption").inner_text()
+    shows(page, "epoch 0 of 30")
     page.keyboard.press("ArrowRight")
-    assert "epoch 1 of 40" in page.locator("caption").inner_text()
+    shows(page, "epoch 1 of 30")
+    control(page, "Search 1").focus()
+    page.keyboard.press("ArrowDown")
+    shows(page, "bi-level DARTS, 8 minimal cells, 5 000 images of CIFAR-10, seed 0, epoch 1 of 40")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    shows(page, "seed 1, epoch 1 of 40")
+    control(page, "Speed").select_option("20/s")
+    page.get_by_role("button", name="Play").press("Enter")
+    control(page, "Search 1").select_option(index=2)
+    shows(page, "p3-single")
+    shown = page.locator("caption").inner_text()
+    assert "seed 1" in shown
+    page.get_by_role("button", name="Pause").wait_for()
+    page.wait_for_function("shown => document.querySelector('caption').textContent > shown", arg=shown)
+    page.get_by_role("button", name="Play").wait_for()  # at the end it stops
+    shows(page, "seed 1, epoch 40 of 40")
 
 
-def test_the_explorer_shows_the_costs_of_what_is_chosen(visit):
+def test_a_curve_is_read_by_mouse_by_finger_and_by_key(visit):
+    page = visit("p1", has_touch=True, viewport={"width": 768, "height": 900})
+    record, chart = load_reference("p1-reference")[0], page.locator(".wiring-curves")
+    p, reading = record.arrays["probability"][:, 0, :, 0], page.locator(".wiring-reading")
+    find = """([epoch, edge]) => {
+        const svg = document.querySelector('.wiring-curves'), box = svg.getBoundingClientRect();
+        const { x, y } = svg.querySelector(`[data-edge="${edge}"] polyline`).points[epoch], scale = box.width / 360;
+        return [box.x + x * scale, box.y + y * scale]; }"""
+    chart.scroll_into_view_if_needed()
+    page.mouse.move(*page.evaluate(find, [20, 4]))
+    assert reading.inner_text() == f"Edge 4 (2 → 3), epoch 20: p(None) {p[20, 4]:.3f}"
+    assert page.locator(".wiring-graph .wiring-faint").count() == 8  # the other four edges and their labels
+    page.mouse.move(0, 0)
+    assert "Point at" in reading.inner_text()
+    page.touchscreen.tap(*page.evaluate(find, [12, 1]))
+    assert reading.inner_text() == f"Edge 1 (1 → 2), epoch 12: p(None) {p[12, 1]:.3f}"
+    shows(page, "epoch 12 of 30")  # where one points, there one goes
+    for key in ("ArrowLeft", "ArrowDown"):
+        chart.press(key)
+    assert chart.get_attribute("aria-valuetext") == f"Edge 2 (0 → 3), epoch 11: p(None) {p[11, 2]:.3f}"
+    for key in ("ArrowUp", "ArrowUp", "ArrowUp", "End"):
+        chart.press(key)
+    accuracy = record.scalars.query("group == 'all'").accuracy.iloc[-1]
+    assert chart.get_attribute("aria-valuetext") == f"All training images, epoch 30: accuracy {accuracy:.3f}"
+    chart.press("Enter")
+    shows(page, "epoch 30 of 30")
+    page.locator('.wiring-graph .wiring-label[data-edge="3"]').hover()
+    assert reading.inner_text() == f"Edge 3 (1 → 3), epoch 30: p(None) {p[30, 3]:.3f}"
+
+
+def test_a_view_can_be_linked_and_its_data_kept(visit):
+    page = visit("p1")
+    page.get_by_role("button", name="Compare").click()
+    shows(page, "seed 1, epoch 30 of 30", table=1)
+    control(page, "Search 2").select_option(index=1)
+    control(page, "Epoch").fill("9")
+    shows(page, "p3: bi-level DARTS, 8 minimal cells, 5 000 images of CIFAR-10, seed 1, epoch 9 of 40", table=1)
+    again = visit("p1", fragment=page.url.partition("#")[1] + page.url.partition("#")[2])
+    shows(again, "p3: bi-level DARTS, 8 minimal cells, 5 000 images of CIFAR-10, seed 1, epoch 9 of 40", table=1)
+    assert [rows(again, table) for table in (0, 1)] == [rows(page, table) for table in (0, 1)]
+    assert again.evaluate("scrollY") > 1000
+    with again.expect_download() as download:
+        again.get_by_role("button", name="Save CSV").click()
+    table = pd.read_csv(download.value.path())
+    for name, seed in (("p1-reference", 0), ("p3-reference", 1)):
+        record, own = load_reference(name)[seed], table.query("search == @name and seed == @seed")
+        assert np.allclose(own[list(NAMES)], record.arrays["probability"][:, 0].reshape(-1, len(NAMES)), atol=1e-6)
+        accuracy = record.scalars.query("group == 'all' and split == 'training'").accuracy
+        assert np.allclose(own.query("edge == 0 and epoch > 0")["accuracy on training split"], accuracy, atol=1e-4)
+    again.get_by_role("button", name="Show one").click()
+    assert again.locator(".wiring-table").count() == 1
+    elsewhere = visit("p1", fragment="#the-reference-runs")
+    assert elsewhere.evaluate("location.hash") == "#the-reference-runs"
+    assert abs(elsewhere.evaluate("document.getElementById('the-reference-runs').getBoundingClientRect().top")) < 200
+    shows(elsewhere, "epoch 30 of 30")
+
+
+def test_the_explorer_shows_the_costs_of_what_is_chosen_before_and_after_training(visit):
     page = visit("explorer")
-    stored = explorer.load_costs()
-    for state, chosen in (("trained", (4, 4, 4, 4, 4)), ("initial", (1, 7, 0, 2, 1)), ("trained", (3, 2, 5, 6, 1))):
-        control(page, "Weights").select_option(state)
+    stored = {state: costs.astype(int) for state, costs in explorer.load_costs().items()}
+    outputs = {state: costs[-2] - costs[-1] for state, costs in stored.items()}
+
+    def check(*chosen):
+        shows(page, "after training", table=1)
+        assert page.url.endswith("#explorer=" + ",".join(NAMES[operation] for operation in chosen))
+        page.locator(".wiring-player[data-ready]").wait_for()
+        for table, (state, costs) in enumerate(stored.items()):
+            value = dict(zip(explorer.QUANTITIES, costs[:, *chosen] * explorer.STEP, strict=True))
+            shown, direct = rows(page, table), [value[f"direct {edge}"] for edge in range(5)]
+            assert [row[1] for row in shown] == [NAMES[operation] for operation in chosen]
+            assert [number(row[2]) for row in shown] == pytest.approx(direct, abs=1e-9)
+            through = [value["through 0"], value["through 1"]]
+            assert [number(row[3]) for row in shown[:2]] == pytest.approx(through, abs=1e-9)
+            said = page.locator(".wiring-view output").nth(table).inner_text()
+            output = number(re.search(r"L − H is (\S+) nats", said)[1])
+            assert output == pytest.approx(outputs[state][*chosen] * explorer.STEP, abs=1e-9)
+            assert output == pytest.approx(sum(direct), abs=5e-4)  # Theorem 2, to the digits that are stored
+        assert ("is not normalised" in page.locator("output").first.inner_text()) == (chosen[4] == 1)
+
+    for chosen in ((1, 7, 0, 2, 1), (3, 2, 5, 6, 3)):
         for edge, operation in enumerate(chosen):
             control(page, f"Edge {edge}").select_option(NAMES[operation])
-        value = dict(zip(explorer.QUANTITIES, stored[state][:, *chosen] * explorer.STEP, strict=True))
-        page.wait_for_function(f"document.querySelector('caption').textContent.includes('{explorer.STATES[state]}')")
-        shown = rows(page)
-        assert [row[1] for row in shown] == [NAMES[operation] for operation in chosen]
-        direct = [value[f"direct {edge}"] for edge in range(5)]
-        assert [number(row[2]) for row in shown] == pytest.approx(direct, abs=1e-9)
-        assert [number(row[3]) for row in shown[:2]] == pytest.approx(
-            [value["through 0"], value["through 1"]], abs=1e-9
-        )
-        said = page.locator("output").inner_text()
-        output = number(re.search(r"L − H is (\S+) nats", said)[1])
-        assert output == pytest.approx(sum(direct), abs=5e-4)  # Theorem 2, to the digits that are stored
-        assert ("is not normalised" in said) == (chosen[4] == 1)
+        check(*chosen)
+    labels = page.locator(".wiring-graph").first.locator(".wiring-label").all_text_contents()
+    assert labels[0].startswith("0: avg pool")
+    assert labels[3].startswith("3: dil 5×5")
+    for view, output in enumerate(outputs.values()):
+        for name, end in (("Max", output.argmax()), ("Min", output.argmin())):
+            page.locator(".wiring-view").nth(view).get_by_role("button", name=name).click()
+            check(*map(int, np.unravel_index(end, output.shape)))
+    page.get_by_role("button", name="Random").click()
+    check(*(NAMES.index(name) for name in page.url.partition("=")[2].split(",")))
+    page.get_by_role("button", name="Reset").click()
+    check(4, 4, 4, 4, 4)
+    page.get_by_role("link", name="Start from None on every edge").click()
+    check(0, 0, 0, 0, 0)
+    page.go_back()
+    check(4, 4, 4, 4, 4)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save CSV").click()
+    assert pd.read_csv(download.value.path()).cost.round(4).tolist() == [
+        number(row[4]) for k in (0, 1) for row in rows(page, k)
+    ]
+
+
+@pytest.mark.parametrize("name", ["p2", "p3", "explorer"])
+def test_no_label_covers_another_and_pictures_follow_the_page(visit, name):
+    page = visit(name)
+    read = """player => [...player.querySelectorAll('.wiring-view svg')].map(svg => [
+        [svg, ...svg.querySelectorAll('.wiring-label')].map(own => own.getBoundingClientRect())
+            .map(box => [[box.left, box.top], [box.right, box.bottom]]),
+        [...svg.querySelectorAll('.wiring-panel')].map(panel =>
+            [...panel.querySelectorAll('.wiring-curve text')].map(tag => Number(tag.getAttribute('y')))),
+    ])"""
+    for width, media in ((1400, "screen"), (768, "screen"), (360, "screen"), (720, "print")):
+        page.emulate_media(media=media)
+        page.set_viewport_size({"width": width, "height": 900})
+        frame = page.locator(".wiring-player").bounding_box()
+        for ((left, right), *labels), tags in page.locator(".wiring-player").evaluate(read):
+            assert frame["x"] <= left[0] < right[0] <= frame["x"] + frame["width"]
+            pairs = combinations(np.array(labels), 2)
+            assert not [pair for pair in pairs if (np.max(pair, axis=0)[0] < np.min(pair, axis=0)[1]).all()]
+            assert all(np.diff(sorted(places)).min() > 10.5 for places in tags if places)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("name", ["index", "p1", "p2", "p3", "explorer"])
+def test_a_page_with_a_player_is_light_and_nothing_on_it_moves(visit, name, capsys):
+    page = visit(name)
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    page.add_init_script("""
+        const moves = [], height = () => document.querySelector(".wiring-player").offsetHeight;
+        new PerformanceObserver(list => moves.push(...list.getEntries())).observe({ type: "layout-shift" });
+        addEventListener("DOMContentLoaded", () => { window.first = height(); });
+        new MutationObserver((_, observer) => {
+            if (!document.querySelector(".wiring-player[data-ready]")) return;
+            window.usable = performance.now();
+            observer.disconnect();
+        }).observe(document, { childList: true, subtree: true, attributes: true });
+        window.measured = () => [usable / 1000, moves.reduce((sum, { value }) => sum + value, 0), height() - first];""")
+    visit.requested.clear()
+    page.reload()
+    page.wait_for_timeout(300)
+    scripts = {unquote(url.removeprefix("file://")).partition("?")[0] for url in visit.requested if ".js" in url}
+    weight = sum(Path(script).stat().st_size for script in scripts)
+    usable, moved, grown = page.evaluate("measured()")
+    with capsys.disabled():
+        print(f"\n{name}: {weight / 1000:.0f} kB of script, usable after {usable:.2f} s, layout moved by {moved:.3f}")
+    assert weight < 400e3
+    assert moved < 0.05
+    assert grown == 0
 
 
 def test_dark_mode_recolours_page_and_pictures(visit):
-    ink = "document.querySelector('.wiring-curves').layout.font.color"
+    ink = "getComputedStyle(document.querySelector('.wiring-graph text')).fill"
     light = visit("index", color_scheme="light")
     bright = light.evaluate(ink)
     page = visit("index", color_scheme="dark")
@@ -280,13 +441,18 @@ def test_dark_mode_recolours_page_and_pictures(visit):
     light.wait_for_function(f"{ink} === {json.dumps(dark)}")
 
 
-def test_without_scripts_the_table_tells_the_story(visit):
-    page = visit("index", java_script_enabled=False)
-    record = load_reference("p1-reference")[0]
-    probability = record.arrays["probability"][-1, 0]
-    shown = rows(page)
-    assert [row[1] for row in shown] == [NAMES[best] for best in probability.argmax(-1)]
-    assert [number(row[3]) for row in shown] == pytest.approx(probability[:, 0].tolist(), abs=6e-4)
+def test_without_scripts_the_tables_tell_the_story(visit):
+    page = visit("p3", java_script_enabled=False)
+    for table, name in enumerate(("p3-reference", "p3-single-reference")):
+        probability = load_reference(name)[0].arrays["probability"][-1, 0]
+        shown = rows(page, table)
+        assert [row[1] for row in shown] == [NAMES[best] for best in probability.argmax(-1)]
+        assert [number(row[3]) for row in shown] == pytest.approx(probability[:, 0].tolist(), abs=6e-4)
+    page = visit("explorer", java_script_enabled=False)
+    for table, costs in enumerate(explorer.load_costs().values()):
+        assert [number(row[2]) for row in rows(page, table)] == pytest.approx(
+            (costs[:5, 4, 4, 4, 4, 4] * explorer.STEP).tolist()
+        )
 
 
 def test_the_first_screen_holds_the_result(visit):

@@ -23,7 +23,7 @@ from wiring.evidence.claims import CLAIMS, SINGLE_LEVEL, Claim
 from wiring.search import Experiment, Record, load_reference
 from wiring.search.experiments import with_fields
 from wiring.search.records import REFERENCE
-from wiring.supernet import MINIMAL, topology_name
+from wiring.supernet import MINIMAL, TOPOLOGIES, topology_name
 
 #: A run and its partner, which has the same seed and differs in some fields.
 Pair = tuple[Record, Record]
@@ -181,7 +181,8 @@ def title(experiment: Experiment) -> str:
     """Searcher and cells in a few words, as "DSNAS, 8 minimal cells"."""
     e = experiment
     searcher = {"dsnas-log-sum": "DSNAS with the sum's logarithm"}.get(e.searcher, e.searcher.upper())
-    cell = {"minimal": "minimal ", "darts": "DARTS "}.get(topology_name(e.topology), "")
+    cell = topology_name(e.topology)
+    cell = f"{ {'darts': 'DARTS', 'swapped': 'input-swapped'}.get(cell, cell) } " if cell in TOPOLOGIES else ""
     return f"{searcher}, {e.cells} {cell}cell{'s' * (e.cells != 1)}"
 
 

@@ -29,6 +29,8 @@ IMAGES = 32
 STEP = 1e-4
 #: The first axis of a state: the five edges' direct costs, what comes back through edge 4 to edges 0 and 1, L and H.
 QUANTITIES = (*(f"direct {edge}" for edge in range(5)), "through 0", "through 1", "loss", "entropy")
+#: What the explorer shows of them: L − H in the place of L and H.
+SHOWN = (*QUANTITIES[:-2], "output")
 #: Both states of the weights, and how a reader sees them named.
 STATES = {"initial": "at initialisation", "trained": "after training"}
 
@@ -47,6 +49,19 @@ def load_costs(path: Path = PATH) -> dict[str, Costs]:
     """Both states' costs."""
     with np.load(path, allow_pickle=False) as archive:
         return {state: archive[state] for state in STATES}
+
+
+def shown(costs: Costs) -> Int16[np.ndarray, "shown op0 op1 op2 op3 op4"]:
+    """What the explorer shows of a state, in steps of ``STEP``."""
+    *values, loss, entropy = costs
+    return np.stack([*values, loss - entropy])
+
+
+def extremes(costs: Costs) -> dict[str, list[int]]:
+    """The operations of the architectures with the largest and the smallest L − H."""
+    output = shown(costs)[-1]
+    places = {"Max": output.argmax(), "Min": output.argmin()}
+    return {name: [int(k) for k in np.unravel_index(place, output.shape)] for name, place in places.items()}
 
 
 def weights(state: str, path: Path = PATH) -> list[Tensor]:

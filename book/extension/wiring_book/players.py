@@ -3,21 +3,21 @@
 The players themselves are ``book/_static/players.js``; :mod:`wiring_book.site` puts both into the built book.
 """
 
-import base64
 import json
-import zlib
+from itertools import product
 from typing import Any
 
 import numpy as np
 from wiring.evidence.measures import cells_of_types, scalars_of
 from wiring.evidence.verdicts import title
-from wiring.figures import ORIGINS, bend, edge_origin, label_place, node_names, positions
-from wiring.search.experiments import PRESETS
+from wiring.figures import ORIGINS
+from wiring.search.experiments import LEVELS, PRESETS, Experiment, settings
 from wiring.search.records import CELL_TYPES, REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES
-from wiring.supernet.topology import MINIMAL, Topology
+from wiring.supernet.topology import MINIMAL
 
 from wiring_book import explorer
+from wiring_book.drawing import drawing
 
 
 def searches() -> list[str]:
@@ -27,34 +27,46 @@ def searches() -> list[str]:
     ]
 
 
-def caption(name: str, record: Record) -> str:
-    """A preset's search in a few words: name, searcher, cells, level."""
-    return f"{name.removesuffix('-reference')}: {title(record.experiment)}, {record.experiment.level}-level"
+def captions() -> dict[str, str]:
+    """Every search in a few words, by its preset: level, searcher, cells, images, and what else sets it apart."""
+    experiments = {name: load_reference(name)[0].experiment for name in searches()}
+    return {name: f"{name.removesuffix('-reference')}: {words}" for name, words in _telling(experiments).items()}
 
 
-def search(name: str) -> dict[str, Any]:
-    """The runs of a preset, of every seed, and what a cell looks like."""
-    records = load_reference(name)
-    return {
-        "title": caption(name, records[0]),
-        "cell": drawing(records[0].experiment.topology),
-        "runs": [run for record in records for run in runs(record)],
-    }
+def _telling(experiments: dict[str, Experiment]) -> dict[str, str]:
+    """A description of each experiment, with the settings in which it differs from others of the same description."""
+    said = {name: _describe(e) for name, e in experiments.items()}
+    for words in set(said.values()):
+        same = {name: settings(experiments[name]) for name in said if said[name] == words}
+        for name, own in same.items():
+            differ = [key for key in own if any(other[key] != own[key] for other in same.values()) and key != "seed"]
+            said[name] = ", ".join([words, *(f"{key} {own[key]}" for key in differ)])
+    return said
+
+
+def _describe(e: Experiment) -> str:
+    images = f"{e.images:,}".replace(",", " ") if e.images else "all"
+    return f"{e.level}-level {title(e)}, {images} images of {e.data.replace('cifar10', 'CIFAR-10')}"
 
 
 def runs(record: Record) -> list[dict[str, Any]]:
     """What there is to play of a record, an entry for each type of cell: cells of one type share their α.
 
     By epoch: ``probability`` of every operation, (1 + epochs, edges, operations); ``cost`` of every edge, (epochs,
-    edges), in nats; ``output``, L − H on the split that α learns from.
+    edges), in nats; and of every split, first the one that α learns from, accuracy and cost at the output, L − H.
     """
-    types, seed = cells_of_types(record), record.experiment.seed
+    types, e = cells_of_types(record), record.experiment
+    splits = {split: scalars_of(record, split) for split, _ in LEVELS[e.level]}
     return [
         {
-            "seed": seed if len(types) == 1 else f"{seed}, {CELL_TYPES[kind]} cells",
+            "seed": str(e.seed) if len(types) == 1 else f"{e.seed}, {CELL_TYPES[kind]} cells",
+            "cell": drawing(e.topology),
             "probability": record.arrays["probability"][:, kind].astype(float).round(6).tolist(),
             "cost": edge_costs(record, kind).round(4).tolist(),
-            "output": scalars_of(record).cost.to_numpy().round(4).tolist(),
+            "splits": {
+                split: {name: scalars[name].to_numpy().round(4).tolist() for name in ("accuracy", "cost")}
+                for split, scalars in splits.items()
+            },
         }
         for kind in types
     ]
@@ -72,51 +84,35 @@ def edge_costs(record: Record, kind: int) -> np.ndarray:
     return np.asarray((mean.sum(1) * weight).sum(-1))
 
 
-def drawing(topology: Topology) -> dict[str, Any]:
-    """A cell's nodes and edges on the plane, as :func:`wiring.figures.cell` draws them, the inputs further out."""
-    first = len(topology.inputs)
-    places = [(x - 0.6 * (node < first), y) for node, (x, y) in enumerate(positions(topology))]
-    edges = [(i, j, edge_origin(topology, number)) for number, (i, j) in enumerate(topology.edges)]
-    return {
-        "nodes": [{"x": x, "y": y, "name": name} for (x, y), name in zip(places, node_names(topology), strict=True)],
-        "edges": [_edge(places[i], places[j]) | {"ends": [i, j], "kind": kind} for i, j, kind in edges],
-        "output": [_edge(places[j], places[-1]) for j in topology.output],
-    }
-
-
-def _edge(start: tuple[float, float], end: tuple[float, float]) -> dict[str, Any]:
-    """A quadratic curve through the same control point as matplotlib's ``arc3``, and the place of its label."""
-    bulge, dx, dy = bend(start, end), end[0] - start[0], end[1] - start[1]
-    t = np.linspace(0, 1, 13 if bulge else 2)
-    off = 2 * t * (1 - t) * bulge
-    x, y = start[0] + t * dx + off * dy, start[1] + t * dy - off * dx
-    return {"x": x.round(3).tolist(), "y": y.round(3).tolist(), "label": label_place(start, end)}
-
-
 def common() -> dict[str, Any]:
-    """What every player needs: operations and the colours of edges."""
+    """What every player needs: operations, the colours of edges, the searches' names, the explorer's terms."""
+    titles = captions()
+    seeds = {name: [run["seed"] for record in load_reference(name) for run in runs(record)] for name in titles}
     return {
         "operations": list(NAMES),
         "colours": {kind: f"rgb({', '.join(str(round(255 * c)) for c in colour)})" for kind, colour in ORIGINS.items()},
-        "minimal": drawing(MINIMAL),
+        "searches": {name: {"title": titles[name], "seeds": seeds[name]} for name in titles},
+        "cell": drawing(MINIMAL),
         "step": explorer.STEP,
-        "quantities": list(explorer.QUANTITIES),
         "states": explorer.STATES,
-        "titles": {name: caption(name, load_reference(name)[0]) for name in searches()},
+        "extremes": {state: explorer.extremes(values) for state, values in explorer.load_costs().items()},
     }
 
 
-def costs(state: str) -> str:
-    """A state of the cost explorer: int16, low bytes before high bytes, deflated, in base64."""
-    values = explorer.load_costs()[state].astype("<i2").reshape(-1, 1).view(np.uint8)
-    return base64.b64encode(zlib.compress(values.T.tobytes(), 9)).decode()
-
-
 def scripts() -> dict[str, str]:
-    """The data as scripts, by name: a page opened from disk may load scripts, and nothing else."""
+    """The data as scripts, by name: a page opened from disk may load scripts, and nothing else.
+
+    A run is a script, and so are the explorer's costs of all architectures with the same operations on edges 3 and 4:
+    by state, an array of ``explorer.SHOWN``, operation on edge 0, 1 and 2.
+    """
     contents: dict[str, Any] = {"common": common()}
-    contents |= {name: search(name) for name in searches()}
-    contents |= {f"costs-{state}": costs(state) for state in explorer.STATES}
+    for name in searches():
+        played = [run for record in load_reference(name) for run in runs(record)]
+        contents |= {f"{name}-{number}": run for number, run in enumerate(played)}
+    shown = {state: explorer.shown(values) for state, values in explorer.load_costs().items()}
+    for third, fourth in product(range(len(NAMES)), repeat=2):
+        own = {state: values[..., third, fourth].ravel().tolist() for state, values in shown.items()}
+        contents[f"costs-{third}{fourth}"] = own
     return {
         f"{name}.js": f"(window.wiring ??= {{}})[{json.dumps(name)}] = {json.dumps(value, separators=(',', ':'))};\n"
         for name, value in contents.items()

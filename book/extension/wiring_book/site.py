@@ -2,7 +2,7 @@
 
 Everything is generated while the book is built, from the records and the notebooks; nothing is executed. Directives::
 
-    player [PRESET ...]     recorded searches to play; all of them without an argument
+    player [PRESET ...]     the recorded search that is shown first, or two side by side; else the first there is
     explorer                the cost explorer
     provenance PRESET ...   how the records of a figure were made
     rerun CHAPTER           how to run a chapter with other parameters; put at the end of every chapter
@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -55,11 +55,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The table of a player as it stands before, or without, its script."""
+    """The table of a player as it stands before, or without, its script; a narrow page scrolls it."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    caption = f"<caption>{escape(caption)}</caption>"
-    return f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    caption = escape(caption)
+    return (
+        f'<div class="wiring-table" tabindex="0" role="region" aria-label="{caption}"><table class="table">'
+        f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def details(summary: str, content: Sequence[nodes.Node]) -> list[nodes.Node]:
@@ -95,68 +98,78 @@ class Generated(SphinxDirective):
         return records
 
 
-class Player(Generated):
-    """Recorded searches, played epoch by epoch."""
+class _Live(Generated):
+    """A player: tables, which its script draws."""
+
+    def player(self, kind: str, shown: str, tables: Iterable[str], scripts: Iterable[str]) -> list[nodes.Node]:
+        """The element, its tables, and before it the scripts with the data that it shows first.
+
+        ``shown`` is what the element's address says after ``#ID=`` when a reader has chosen the same.
+        """
+        number = self.env.new_serialno(kind)
+        loaded = "".join(f'<script src="_static/players/{name}.js"></script>' for name in ("common", *scripts))
+        note = "<noscript><p>With JavaScript these tables are pictures to play with.</p></noscript>"
+        opening = f'<wiring-{kind} class="wiring-player" id="{kind}{number or ""}" data-shown="{shown}">'
+        html = f'{loaded}{opening}<div class="wiring-row wiring-tables">{"".join(tables)}</div>{note}</wiring-{kind}>'
+        return [nodes.raw("", html, format="html")]
+
+
+class Player(_Live):
+    """Recorded searches, played epoch by epoch: one, or two side by side."""
 
     def run(self) -> list[nodes.Node]:
-        """The table of the first run's last epoch, which the script turns into the player."""
-        names = self.arguments[0].split() if self.arguments else players.searches()
-        first, *_ = [self.records(name) for name in names]
-        record = first[0]
-        epoch, run = record.experiment.epochs, players.runs(record)[0]
-        rows = [
-            (f"{number}: {i} → {j}", *state)
-            for (number, (i, j)), state in zip(
-                enumerate(record.experiment.topology.edges), _last_state(run), strict=True
-            )
-        ]
-        header = ("edge", "most probable", "its p", "p(None)", "cost (nats)")
-        caption = f"{players.caption(names[0], record)}, seed {run['seed']}, epoch {epoch} of {epoch}"
-        attributes = f'data-player="search" data-runs="{" ".join(names)}"'
-        return [_player(attributes, html_table(caption, header, rows))]
+        """The tables of the first runs' last epoch."""
+        self.depend_on(REFERENCE)  # whose searches the reader can choose
+        titles = players.captions()
+        names = self.arguments[0].split() if self.arguments else list(titles)[:1]
+        if len(names) > 2 or not titles.keys() >= set(names):
+            raise self.error(f"player {' '.join(names)}: allowed: one or two of {', '.join(titles)}")
+        tables = [_search_table(titles[name], self.records(name)[0]) for name in names]
+        return self.player("player", "+".join(f"{name}/0" for name in names), tables, [f"{name}-0" for name in names])
 
 
-def _last_state(run: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+def _search_table(title: str, record: Record) -> str:
     """Of every edge after the last epoch: its most probable operation, this one's p, None's, and the edge's cost."""
-    for p, cost in zip(run["probability"][-1], run["cost"][-1], strict=True):
-        yield NAMES[p.index(max(p))], f"{max(p):.3f}", f"{p[NONE]:.3f}", _signed(cost)
+    run, epoch = players.runs(record)[0], record.experiment.epochs
+    rows = []
+    for number, (i, j) in enumerate(record.experiment.topology.edges):
+        p = run["probability"][-1][number]
+        best = NAMES[p.index(max(p))]
+        cost = _signed(run["cost"][-1][number])
+        rows.append((f"{number}: {i} → {j}", best, f"{max(p):.3f}", f"{p[NONE]:.3f}", cost))
+    header = ("edge", "most probable", "its p", "p(None)", "cost (nats)")
+    return html_table(f"{title}, seed {run['seed']}, epoch {epoch} of {epoch}", header, rows)
 
 
-class Explorer(Generated):
+class Explorer(_Live):
     """The cost explorer, on the architecture that it opens with."""
 
     #: Separable convolutions: what comes back through edge 4 is not zero on edges 0 and 1, and in sum is.
     chosen = (4, 4, 4, 4, 4)
-    weights = "trained"
 
     def run(self) -> list[nodes.Node]:
-        """The table of the first architecture, which the script turns into the explorer."""
+        """The tables of the first architecture, in both states of the weights."""
         self.depend_on(explorer.PATH)
-        values = dict(
-            zip(explorer.QUANTITIES, explorer.load_costs()[self.weights][:, *self.chosen] * explorer.STEP, strict=True)
-        )
+        tables = [self._table(state, costs) for state, costs in explorer.load_costs().items()]
+        shown = ",".join(NAMES[operation] for operation in self.chosen)
+        return self.player("explorer", shown, tables, ["costs-{3}{4}".format(*self.chosen)])
+
+    def _table(self, state: str, costs: explorer.Costs) -> str:
+        values = dict(zip(explorer.QUANTITIES, costs[:, *self.chosen] * explorer.STEP, strict=True))
         rows = []
         for edge, operation in enumerate(self.chosen):
             direct, through = values[f"direct {edge}"], values.get(f"through {edge}", 0.0)
             other = _signed(through) if edge < 2 else "none"
             rows.append((edge, NAMES[operation], _signed(direct), other, _signed(direct + through)))
         header = ("edge", "operation", "direct path", "through edge 4", "cost (nats)")
-        caption = f"One minimal cell {explorer.STATES[self.weights]}, {explorer.IMAGES} images of digits"
-        attributes = f'data-player="costs" data-chosen="{" ".join(map(str, self.chosen))}" data-state="{self.weights}"'
-        return [_player(attributes, html_table(caption, header, rows))]
+        return html_table(
+            f"One minimal cell {explorer.STATES[state]}, {explorer.IMAGES} images of digits", header, rows
+        )
 
 
 def _signed(value: float) -> str:
     text = f"{value:+.4f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
-def _player(attributes: str, content: str) -> nodes.raw:
-    note = "<noscript><p>With JavaScript this table is a picture to play with.</p></noscript>"
-    scroll = (
-        f'<div class="wiring-table" tabindex="0" role="region" aria-label="What is shown, as a table">{content}</div>'
-    )
-    return nodes.raw("", f'<div class="wiring-player" {attributes}>{scroll}{note}</div>', format="html")
 
 
 class Provenance(Generated):
@@ -237,7 +250,7 @@ class Status(Generated):
         self.depend_on(EXECUTION)
         times = json.loads(EXECUTION.read_text()) if EXECUTION.exists() else {}
         times = table(("chapter", "seconds"), [(f"{{doc}}`{name}`", f"{value:.0f}") for name, value in times.items()])
-        packages = ("wiring", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "jupyter-book", "plotly")
+        packages = ("wiring", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "jupyter-book")
         versions = table(("package", "version"), [(name, version(name)) for name in packages])
         return self.markdown(
             f"**Reference records**\n\n{records}\n\n**Execution times**\n\n{times}\n\n**Versions**\n\n{versions}\n"
@@ -298,19 +311,18 @@ def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], d
 
 
 def _write_assets(app: Sphinx, error: Exception | None) -> None:
-    """Put the plotting library and the players' data where their script finds them.
+    """Put the players' data where their script finds them.
 
     Our own style sheet and script, too: Sphinx copies them only when it writes a page.
     """
     if error or app.builder.format != "html":
         return
     shutil.copytree(Path(app.srcdir) / "_static", Path(app.outdir) / "_static", dirs_exist_ok=True)
-    library = typeset.package_data("plotly", "package_data", "plotly.min.js")
     folder = Path(app.outdir) / "_static" / "players"
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {name: text.encode() for name, text in players.scripts().items()} | {library.name: library.read_bytes()}
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
+    shutil.rmtree(folder, ignore_errors=True)  # what an earlier build put there, the searches may no longer have
+    folder.mkdir(parents=True)
+    for name, text in players.scripts().items():
+        (folder / name).write_text(text)
     # The theme brings its icons twice, as a font and as a script of 1.5 MB; the font is enough.
     (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").write_text("")
 
