@@ -23,7 +23,7 @@ from wiring.__main__ import from_text
 from wiring.evidence import verdicts
 from wiring.evidence.claims import CLAIMS
 from wiring.search import records
-from wiring.search.derive import RULES
+from wiring.search.discrete import RULES
 from wiring.search.experiments import DESCRIPTIONS, PRESETS, PURPOSES
 from wiring.search.records import load
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES

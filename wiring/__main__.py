@@ -78,7 +78,7 @@ def _add_arguments(command: str, parser: Parser) -> None:
     add = parser.add_argument
     match command:
         case "run" | "derive":
-            from wiring.search.derive import RULES
+            from wiring.search.discrete import RULES
             from wiring.search.experiments import DESCRIPTIONS, PRESETS, Experiment, settings
 
             if command == "run":
@@ -180,7 +180,7 @@ def _derive(options: argparse.Namespace) -> None:
     An unfinished training in the same folder is resumed, a finished one is left as it is.
     """
     from wiring.search import experiments, loop, records
-    from wiring.search.derive import alone, closing, derive
+    from wiring.search.discrete import alone, closing, derive
 
     searched = records.load(options.run)
     table = closing(options.run) if options.rule == "perturbation" else None

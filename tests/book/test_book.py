@@ -2,11 +2,16 @@
 
 import ast
 import json
+import re
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
 import yaml
+from torch import nn
+from torch.nn.functional import cross_entropy
 from wiring_book import colab, site
 
 from wiring.chapters import BOOK, TYPES, chapters, parameters
@@ -72,6 +77,29 @@ def test_a_build_takes_a_changed_style_sheet_over_although_no_page_has_changed(m
     (tmp_path / "_static" / "wiring.css").write_text("the one before")
     site._write_assets(SimpleNamespace(builder=SimpleNamespace(format="html"), srcdir=BOOK, outdir=tmp_path), None)
     assert (tmp_path / "_static" / "wiring.css").read_text() == (BOOK / "_static" / "wiring.css").read_text()
+
+
+def test_the_lines_that_log_a_search_log_its_three_numbers():
+    (block,) = re.findall(r"```python\n(.*?)```", (BOOK / "practitioners.md").read_text(), flags=re.S)
+    edge = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)]
+    model = nn.Sequential(OrderedDict(cells=nn.ModuleDict({"0": nn.ModuleDict({"edges": nn.Sequential(*edge)})})))
+    model.forward = lambda images: edge[1](edge[0](images)).mean((2, 3))
+    images, labels, alpha = torch.randn(8, 1, 5, 5), torch.arange(8) % 4, torch.randn(2, 3)
+    seen = {}
+    log = SimpleNamespace(
+        add_scalar=lambda name, value, step: seen.update({name: value.item()}),
+        add_scalars=lambda name, values, step: seen.update({name: {key: float(x) for key, x in values.items()}}),
+    )
+    exec(block, {"model": model, "images": images, "labels": labels, "alpha": alpha, "none": 0, "log": log, "step": 1})
+    logits = model(images)
+    p = logits.softmax(1)
+    loss = cross_entropy(logits, labels)
+    assert seen["L - H"] == pytest.approx((loss + (p * p.log()).sum(1).mean()).item(), abs=1e-6)
+    assert list(seen["p(None)"].values()) == pytest.approx(
+        (alpha.exp() / alpha.exp().sum(1, keepdim=True))[:, 0].tolist()
+    )
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert seen["cost"]["cells.0.edges.1"] == pytest.approx((gradient * logits).sum().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

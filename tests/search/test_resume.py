@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from wiring.search import records
-from wiring.search.searchers import SEARCHERS
 
 KILLING = Path(__file__).parents[1] / "shared" / "killing.py"
 FIELDS = {
@@ -25,6 +24,8 @@ FIELDS = {
     "final_temperature": 0.5,
 }
 KILLS = 6
+#: Those that differ in what a checkpoint must hold or in how gates are drawn.
+SEARCHERS = ("darts", "snas", "dsnas", "dsnas-code", "darts-edges", "uniform")
 
 
 def command(**fields):
@@ -33,7 +34,7 @@ def command(**fields):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """Every searcher, on one level and the other by turns, through kills: what happened, and the folders."""
+    """The searchers, on one level and the other by turns, through kills: what happened, and the folders."""
     root = tmp_path_factory.mktemp("killed")
     fields = cycle([{"level": "single", "undrawn": "decay"}, {"level": "bi", "flip": True}])
     runs = {name: [command(searcher=name, **next(fields)), KILLS] for name in SEARCHERS}

@@ -132,8 +132,8 @@ def badge(word: str) -> str:
 
 
 def is_papers(claim: Claim) -> bool:
-    """Whether the paper makes the claim; those of our own are X1, X2, ..."""
-    return not claim.id.startswith("X")
+    """Whether the paper makes the claim; those of our own are X1, X2, ..., and R1, R2, ... about remedies."""
+    return not claim.id.startswith(("X", "R"))
 
 
 class _Verdicts(Generated):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, examples, topologies
 from torch.nn.functional import cross_entropy
 
-from wiring.search.derive import RULES, alone, closing, derive
+from wiring.search.discrete import RULES, alone, closing, derive
 from wiring.search.experiments import Experiment
 from wiring.search.loop import Search, run
 from wiring.search.records import Record, RecordError
@@ -97,7 +97,7 @@ def test_closing_a_gate_changes_the_loss_as_in_the_textbook_network(finished, mo
     folder, _ = finished
     searches = []
     monkeypatch.setattr(
-        "wiring.search.derive.Search", lambda *arguments: searches.append(Search(*arguments)) or searches[-1]
+        "wiring.search.discrete.Search", lambda *arguments: searches.append(Search(*arguments)) or searches[-1]
     )
     table = closing(folder)
     (search,) = searches
