@@ -257,7 +257,7 @@
       const line = at && view.lines[at.line], mark = view.chart.querySelector(".wiring-mark");
       view.at = at && { line: at.line, epoch: within(line, at.epoch) };
       const { epoch } = view.at ?? {};
-      const text = line ? `${line.name}, epoch ${epoch}: ${line.said(line.values[epoch - line.from])}` : "Point at an edge or a curve, or press its arrow keys, to read it.";
+      const text = line ? `${line.name}, epoch ${epoch}: ${line.said(line.values[epoch - line.from])}` : "Point at an edge or a curve, tap it, or press its arrow keys, to read it.";
       mark.innerHTML = line ? `<circle cx="${view.axis.x(epoch)}" cy="${line.y(epoch)}" r="4"/>` : "";
       view.reading.textContent = text;
       view.chart.setAttribute("aria-valuenow", epoch ?? this.now);
@@ -297,8 +297,8 @@
         const gone = edges.flatMap(({ best }, k) => (best ? [] : [k])), caption = `${title}, seed ${seed}, epoch ${epoch} of ${end}`;
         view.follow(this.needs()[number]);
         view.spoken.setAttribute("aria-live", this.timer ? "off" : "polite");
-        view.spoken.textContent = `Epoch ${epoch} of ${end}: ${gone.length > 1 ? `edges ${gone.join(", ")} are` : gone.length ? `edge ${gone[0]} is` : "no edge is"} dropped; ` +
-          (epoch ? `at the output L − H is ${signed(splits[0][1].cost[epoch - 1], 3)} nats.` : "no cost is measured yet.");
+        view.spoken.textContent = !epoch ? `Epoch 0 of ${end}: before the search.` : `Epoch ${epoch} of ${end}: ${gone.length > 1 ? `edges ${gone.join(", ")} are` : gone.length ? `edge ${gone[0]} is` : "no edge is"} dropped; ` +
+          `at the output L − H is ${signed(splits[0][1].cost[epoch - 1], 3)} nats.`;
         fill(tables?.children[number], edges.map(({ edge, p, best, cost }, k) =>
           [`${k}: ${edge.ends.join(" → ")}`, operations[best], p[best].toFixed(3), p[0].toFixed(3), cost === undefined ? "not measured" : signed(cost)]), caption);
         drawCell(view.graph, `The cell. ${caption}. ${edges.map(({ p, best }, k) => `Edge ${k}: ${operations[best]}, probability ${p[best].toFixed(2)}`).join("; ")}.`, cell,
@@ -326,7 +326,7 @@
         this.look(view, view.lines[view.at?.line] && view.at);
       });
       this.key.innerHTML = origins(runs.map((run) => run.cell)) + sample(MUTED, "less probable", 2) + sample(MUTED, "more probable", 9) + sample(MUTED, "None most probable", 4, `stroke-dasharray="${DOTS}"`) + SIGNS +
-        "<br>An edge is as thick as its most probable operation is probable and as faint as None is. It costs or earns by its operations’ mean costs in the epoch, weighed by their probabilities and summed over the cells. It is lost by what it costs over many epochs, so that a dotted one may earn in a single one.";
+        "<br>Thick: the most probable operation is probable. Faint: None is. Dotted: None has become the most probable over many epochs, though the edge may earn in this one. What it costs or earns are its operations’ mean costs in the epoch, weighed by their probabilities and summed over the cells.";
     }
     save() {
       const { operations } = data("common"), splits = ["training", "search"];

@@ -4,7 +4,7 @@ Everything is generated while the book is built, from the records and the notebo
 
     player [PRESET ...]     the recorded search that is shown first, or two side by side; else the first there is
     explorer                the cost explorer
-    provenance PRESET ...   how the records of a figure were made
+    provenance PRESET [FIELD=VALUE ...] ...   how the records of a figure were made
     rerun CHAPTER           how to run a chapter with other parameters; put at the end of every chapter
     source                  how to get and install the source
     status                  reference records, execution times, versions
@@ -26,7 +26,9 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
+from wiring.__main__ import from_text
 from wiring.chapters import chapters, parameters
+from wiring.search.experiments import preset, settings
 from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES, NONE
 
@@ -90,10 +92,10 @@ class Generated(SphinxDirective):
         self.state.nested_parse(StringList(text.splitlines(), source=self.env.docname), self.content_offset, parsed)
         return list(parsed.children)
 
-    def records(self, name: str) -> list[Record]:
-        """The recorded runs of a preset, on which the page then depends."""
-        if not (records := load_reference(name)):
-            raise self.error(f"{name!r}: no such reference records")
+    def records(self, name: str, **changes: Any) -> list[Record]:
+        """The recorded runs of a preset, or with other fields, on which the page then depends."""
+        if not (records := load_reference(name, **changes)):
+            raise self.error(f"{name} {changes or ''}: no such reference records")
         self.depend_on(REFERENCE / name)
         return records
 
@@ -177,21 +179,32 @@ class Provenance(Generated):
 
     def run(self) -> list[nodes.Node]:
         """A sentence a preset, small, under the figure."""
-        names = self.arguments[0].split()
-        text = "\n\n".join(provenance(name, self.records(name)) for name in names)
-        folded = details(f"How it was recorded: {', '.join(names)}", self.markdown(text))
+        kinds = list[tuple[str, dict[str, Any]]]()
+        for word in self.arguments[0].split():
+            field, equals, value = word.partition("=")
+            if equals:
+                kinds[-1][1][field] = from_text(value)
+            else:
+                kinds.append((word, {}))
+        texts = (provenance(name, self.records(name, **changes)) for name, changes in kinds)
+        names = dict.fromkeys(name for name, _ in kinds)
+        folded = details(f"How it was recorded: {', '.join(names)}", self.markdown("\n\n".join(texts)))
         return [nodes.container("", *folded, classes=["wiring-provenance"])]
 
 
 def provenance(name: str, records: Sequence[Record]) -> str:
     """One sentence on how recorded runs were made, in Markdown."""
     made = [record.provenance for record in records]
+    named, own = settings(preset(name)), settings(records[0].experiment)
+    fields = {field: value for field, value in own.items() if value != named[field] and field != "seed"}
+    folder = "/".join([name, *([",".join(f"{field}={value}" for field, value in fields.items())] if fields else [])])
+    options = "".join(f" --{field} {json.dumps(value)}" for field, value in fields.items()).replace('"', "")
     seeds = [record.experiment.seed for record in records]
     dates = sorted({str(run["finished"]) for run in made})
     versions = sorted({f"{key} {number}" for run in made for key, number in run["versions"].items()})
     return (
-        f"Records: `data/reference/{name}`, seeds {min(seeds)} to {max(seeds)} ({len(seeds)} runs), each made by "
-        f"`wiring run {name} --seed N` on {', '.join(sorted({str(run['data']) for run in made}))}; "
+        f"Records: `data/reference/{folder}`, seeds {min(seeds)} to {max(seeds)} ({len(seeds)} runs), each made by "
+        f"`wiring run {name} --seed N{options}` on {', '.join(sorted({str(run['data']) for run in made}))}; "
         f"finished {' to '.join(dict.fromkeys((dates[0], dates[-1])))} with {', '.join(versions)}."
     )
 
