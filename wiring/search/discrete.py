@@ -33,8 +33,8 @@ RULES = {
 def derive(record: Record, rule: str = "argmax", closing: pd.DataFrame | None = None) -> Topology:
     """The topology with one operation on each edge, by one of the :data:`RULES`, from a search's last probabilities.
 
-    The rule "perturbation" takes what :func:`closing` found instead. It is applied to all edges of the searched network
-    at once; its authors go edge by edge, train between, and look at the accuracy.
+    The rule "perturbation" takes what ``wiring.search.closing`` found instead, for all edges of the searched network at
+    once; its authors go edge by edge, train between, and look at the accuracy.
 
     Raises ValueError for an unknown rule, or a search with reduction cells, which have an architecture of their own.
     """
