@@ -190,7 +190,7 @@ def paths(topology: Topology, edges: Sequence[int]) -> Figure:
     for panel, edge in zip(panels, edges, strict=True):
         start, end = topology.edges[edge]
         ways = _ways(topology, end)
-        styles = {step: {"linestyle": line} for way, line in zip(ways, _LINES, strict=False) for step in way}
+        styles = {step: {"linestyle": line} for way, line in zip(ways, cycle(_LINES), strict=False) for step in way}
         _draw(panel, topology, {**styles, (start, end): {"lw": 3.5}}, {"lw": 0.8, "alpha": 0.35}, ())
         names = " and ".join("-".join(map(str, [*(j for _, j in reversed(way)), end, start])) for way in ways)
         panel.set_title(f"edge {edge}, type {1 if len(ways) > 1 else 2}: {names}", loc="left")
@@ -354,20 +354,22 @@ def cost_means(groups: Mapping[str, Runs]) -> Figure:
 
 @_style
 def edge_costs(groups: Mapping[str, Runs]) -> Figure:
-    """Mean cost of what was drawn on the two edges into the last node, over the epochs, a panel per group of runs.
+    """Mean cost of what was drawn on the straight and on the first intermediate edge, over the epochs.
 
-    Raises ValueError if a run has several cells.
+    They end in one node, the straight one starts at the last input. A panel per group of runs. Raises ValueError if a
+    run has several cells.
     """
     several = _several(groups, one_cell=True)
     figure, panels = _figure(2.6, len(several), 3, "epoch", "mean cost (nats)", sharex=True, sharey=True)
     for axes, (title, records) in zip(panels, several.items(), strict=True):
         topology = records[0].experiment.topology
-        for edge, colour in list(enumerate(_colours(topology)))[-2:]:
+        first, colours = len(topology.inputs), list(_colours(topology))
+        for edge in [topology.edges.index((start, first + 1)) for start in (first - 1, first)]:
             means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in records]
             curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
             epochs = range(1, curves.shape[1] + 1)
-            axes.plot(epochs, curves.T, color=colour, lw=0.7, alpha=0.5)
-            axes.plot(epochs, curves.mean(0), color=colour, lw=2.2, label=f"{topology.edges[edge]}")
+            axes.plot(epochs, curves.T, color=colours[edge], lw=0.7, alpha=0.5)
+            axes.plot(epochs, curves.mean(0), color=colours[edge], lw=2.2, label=f"{topology.edges[edge]}")
         axes.set_title(title)
         axes.locator_params(axis="x", nbins=3, integer=True)
         axes.legend()
@@ -452,14 +454,17 @@ def leads(groups: Mapping[str, Runs]) -> Figure:
 def growth(records: Runs) -> Figure:
     """Share of the edges that are dropped, and the cost at the last cell's output, over the epochs; a line per seed.
 
-    The share is of each type of cell, the cost on the split that α learns from.
+    The share is of each type of cell's edges with a choice, the cost on the split that α learns from.
     """
     records = _several({"records": records})["records"]
     types = list(measures.cells_of_types(records[0]))
     figure, (left, right) = _figure(2.7, 2, 2, sharex=True)
     left.set_prop_cycle(linestyle=_LINES[: len(types)])
     for record, scalars in zip(records, map(measures.scalars_of, records), strict=True):
-        left.plot(dropped(record.arrays["probability"][:, types]).mean(2), color="0.2", lw=1.2, alpha=0.6)
+        counted = [[edge for own, edge in measures.counted_edges(record) if own == kind] for kind in types]
+        shown = zip(types, counted, strict=True)
+        shares = [dropped(record.arrays["probability"][:, kind, edges]).mean(1) for kind, edges in shown]
+        left.plot(np.transpose(shares), color="0.2", lw=1.2, alpha=0.6)
         right.plot(scalars.epoch, scalars.cost, color="0.2", lw=1.2, alpha=0.6)
     left.set(xlabel="epoch", ylabel="share of edges dropped", ylim=(-0.03, 1.03))
     right.set(xlabel="epoch", ylabel="L − H at the output (nats)")

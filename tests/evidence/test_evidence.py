@@ -1,5 +1,6 @@
 """The measures' definitions on trajectories made by hand, and verdicts and intervals against plain numpy."""
 
+import json
 import re
 from configparser import ConfigParser
 from dataclasses import replace
@@ -393,6 +394,14 @@ def test_verdict_as_text_says_claim_number_interval_and_seeds():
         "  largest share of edges dropped at once in the first half:\n"
         "  1, 95 % interval [1, 1] over 3 seeds; holds above 0.9"
     )
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_where_a_verdict_has_no_number_its_json_has_none(value):
+    verdict = judge(
+        Claim("mine", "all is well", lambda run: value, "above", 0.5), [record(*["KKKK"] * 5, seed=k) for k in range(3)]
+    )
+    assert json.loads(json.dumps(verdict.to_dict(), allow_nan=False))["estimate"] is None
 
 
 def test_a_claim_of_ones_own_is_judged_and_named_by_its_statistic():

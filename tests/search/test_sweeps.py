@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -182,6 +184,25 @@ def test_chapter_is_swept_like_a_preset(here, one_thread, capsys, monkeypatch):
     ) == [True]
     assert call("sweep", "tiny", "--grid", "epochs=3") == 0
     assert "1 finished (1 before)" in capsys.readouterr().out
+
+
+OWN = """
+from wiring import DSNAS, SEARCHERS, preset, run, run_seeds
+
+class Mine(DSNAS):
+    clamp = 1e-9
+
+SEARCHERS["mine"] = Mine
+e = preset("p1-quick", images=32, batch=16, channels=2, epochs=1, searcher="mine")
+(apart,) = run_seeds(e, [3])
+for other, same in (("mine", True), ("dsnas", False)):
+    alone = run(e, seed=3, searcher=other)
+    assert (apart.arrays["alpha"] == alone.arrays["alpha"]).all() == same
+"""
+
+
+def test_workers_know_a_searcher_of_ones_own():
+    subprocess.run([sys.executable, "-c", OWN], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
 
 
 def test_every_combination_is_there_once():

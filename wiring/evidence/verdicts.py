@@ -7,6 +7,7 @@ A claim *holds* if the whole interval lies on its side of its threshold, *fails*
 (:func:`wiring.costs.identities.verify`) gives it in double precision with a vanishing eps: it is to be rounding.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -55,8 +56,9 @@ class Verdict:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types, the claim by its id, statement and records; JSON has no NaN, so where no number is, None."""
-        values = {name: None if value != value else value for name, value in vars(self).items()}
+        """As JSON types, the claim by its id, statement and records; what JSON has no number for is None."""
+        isnt = {name for name, value in vars(self).items() if isinstance(value, float) and not math.isfinite(value)}
+        values = {name: None if name in isnt else value for name, value in vars(self).items()}
         return values | {"claim": self.claim.id, "statement": self.claim.statement, "records": self.claim.runs}
 
 

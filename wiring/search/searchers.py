@@ -211,8 +211,8 @@ class EdgeDARTS(DARTS):
         return self._relaxed(share[..., None] * self.probability())
 
 
-#: Name -> class. One of your own is added by ``SEARCHERS["mine"] = Mine`` and run by ``Experiment(searcher="mine")``;
-#: every process that reads such an experiment, as a sweep's workers do, must add it.
+#: Name -> class. One of your own is added by ``SEARCHERS["mine"] = Mine`` and run by ``Experiment(searcher="mine")``,
+#: here and by the workers of ``run_seeds`` and ``sweep``; another process that reads such an experiment must add it.
 SEARCHERS: dict[str, type[Searcher]] = {"darts": DARTS, "snas": SNAS, "dsnas": DSNAS}
 SEARCHERS |= {"dsnas-code": CodeDSNAS, "dsnas-log-sum": LogSumDSNAS, "uniform": Uniform}
 SEARCHERS |= {"darts-sigmoid": SigmoidDARTS, "darts-smooth-max": SmoothMaxDARTS, "darts-edges": EdgeDARTS}

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from wiring.search.experiments import Experiment, preflight, preset, to_dict, to_json, with_fields
 from wiring.search.loop import DeviceFailed, finished, keep_memory, log_epochs, run
 from wiring.search.records import Record, check_run, is_done, load
+from wiring.search.searchers import SEARCHERS, Searcher
 
 #: How often a run's local worker may die before the run is given up; what Dask allows a task by default.
 DEATHS = 3
@@ -90,10 +91,20 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {seeds}: a seed stands twice")
     root = None if folder is None else Path(folder).resolve()
-    tasks = {seed: partial(run, replace(experiment, seed=seed), root and root / f"seed-{seed}") for seed in seeds}
+    tasks = {seed: _task(replace(experiment, seed=seed), root and root / f"seed-{seed}") for seed in seeds}
     with closing(_done(tasks, min(len(tasks), places(experiment)), "seeds")) as done:
         records = {seed: future.result() for seed, future in done}
     return [records[seed] for seed in seeds]
+
+
+def _task(experiment: Experiment, folder: Path | None) -> Task:
+    """The run as a task for another process, which gets the class of its searcher too, should that be a user's own."""
+    return partial(_run, SEARCHERS[experiment.searcher], experiment, folder)
+
+
+def _run(searcher: type[Searcher], experiment: Experiment, folder: Path | None) -> Record:
+    SEARCHERS.setdefault(experiment.searcher, searcher)
+    return run(experiment, folder)
 
 
 def cores() -> int:
@@ -135,7 +146,7 @@ def runs(experiment: str | Experiment, grid: Mapping[str, Iterable[Any]], out: P
     for folder, e in islice(((folder, e) for folder, e in folders.items() if is_done(folder)), 1):
         finished(folder, e)  # of a sweep's runs, all on the same data, one is held against it
     # A worker has a working folder of its own.
-    left = {str(folder): partial(run, e, folder.resolve()) for folder, e in folders.items() if not is_done(folder)}
+    left = {str(folder): _task(e, folder.resolve()) for folder, e in folders.items() if not is_done(folder)}
     return Tasks(len(chosen), left, min(map(places, chosen)))
 
 
