@@ -91,7 +91,7 @@ _TABLE = (
        measures.final_lead, "below", 0.0, changes={"searcher": "dsnas-code"}, against={"searcher": "dsnas-log-sum"}),
     _X("X5", "edges from the last cell cost more than those past it where their input is deeper than elsewhere",
        measures.depth_preference, "above", 0.0, chapter="p1", changes={"alpha_weight_decay": 0.0, "cells": 7}),
-    _X("X6", "an edge earns by the share of the shortest ways from stem to output that lead over it",
+    _X("X6", "edges past the last cell earn more in cells where more of the shortest ways lead over them",
        measures.way_agreement, "above", 0.0, chapter="p1", changes={"alpha_weight_decay": 0.0, "cells": 9}),
     _P3("B1", "on correctly classified images L and H are comparable on both splits",
         measures.gap_of_correct, "below", COMPARABLE),
@@ -128,18 +128,24 @@ _TABLE = (
 # fmt: on
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _TABLE}
 
-# What the cost foretells of remedies for P3, written before their runs, which are not recorded yet:
+# What the cost foretells of remedies for P3, written before any of their runs was looked at; they are not recorded yet.
+# R8 is about runs that were recorded before it was written.
 #
-# - R1: L - H on the search split, which pushes None, comes of the gap between the splits, and decay narrows that.
-# - R2: the same for operations that stop to learn once they overfit.
+# - R1: L - H on the search split, which pushes None, comes of the gap between the splits; decay shrinks the classifier.
+#   A weak prediction: before a normalisation decay acts as a larger learning rate, which could widen the gap.
+# - R2: L - H stays smaller where operations stop to learn once they overfit. If they stop because batches disagree,
+#   this says nothing of the gap.
 # - R3: sigmoid gates do not compete. The zero-one loss outweighs the costs within some twenty steps, before the splits
 #   part, and then keeps each gate on its side of 1/2; that all seven of an edge fall on the closed side is unlikely.
-# - R4: the pull is the same factor of every gate, as an equal cost of every operation would be. It weakens the lead of
-#   whatever leads, and leaves the order: None stays ahead.
-# - R5: shares of edges multiply the costs of all operations of an edge, and change no sign.
-# - R6: Adam's penalty holds back what leads (X2, X3); here that is None.
-# - R7: a step of θ is small against what the splits differ by.
-# - R8: costs of every cell but the last sum to zero over its edges (Corollary): on balance they push None nowhere.
+#   Against it: costs are positive at first (T2b), which closes gates together.
+# - R4: through Adam, a pull that dwarfs the costs moves every α alike and drowns what the costs add: the lead of
+#   whatever leads stops growing and keeps its sign.
+# - R5: shares of edges multiply the costs of all operations of an edge, and change no sign. Expected is no change.
+# - R6: an L2 penalty pulls towards 0 what has moved, most what leads; here that is None. (X2 and X3, where α starts at
+#   1, are about something else.)
+# - R7: a step of θ is small against what the splits differ by. Expected is no change.
+# - R8: costs of every cell but the last sum to zero over its edges (Corollary): on balance they push None nowhere, as
+#   far as None is equally probable on all edges and no intermediate edge is a skip.
 _R = partial(Claim, chapter="remedies", reference="collapse-reference")
 # fmt: off
 REMEDIES = (
@@ -160,7 +166,8 @@ REMEDIES = (
        changes={"alpha_decoupled": True}, against={"alpha_decoupled": False}),
     _R("R7", "second-order search drops every edge for good", measures.retention, "below", 0.1,
        changes={"level": "unrolled"}),
-    _R("R8", "the last cell alone pushes None", measures.last_cells_push, "above", 0.9, reference="p3-reference"),
+    _R("R8", "the last cell brings nearly all of the push on None",
+       measures.earlier_cells_push, "below", 0.1, reference="p3-reference"),
 )
 # fmt: on
 

@@ -214,8 +214,8 @@ def final_lead(record: Record) -> float:
     return np.nan if course is None else float(lead(course[-1, list(cells_of_types(record))]).mean())
 
 
-def last_cells_push(record: Record) -> float:
-    """Share of the push on None's α that the last cell brings; of DARTS, late in the search, NaN for other searchers.
+def earlier_cells_push(record: Record) -> float:
+    """Share of the push on None's α that the earlier cells bring; in size, of DARTS, late, NaN for other searchers.
 
     A cell's push is what its costs C add to ``-dL/dα`` of None, ``w_None Σ_k w_k C_k``, summed over its edges: mean
     costs and probabilities of each epoch stand for those of its steps.
@@ -225,7 +225,7 @@ def last_cells_push(record: Record) -> float:
         return np.nan
     weights, costs = record.arrays["probability"][late, :1], np.nan_to_num(record.arrays["cost_mean"][late, 0])
     pushes = (weights[..., NONE] * (weights * costs).sum(-1)).sum((0, 2))
-    return float(pushes[-1] / pushes.sum())
+    return float(abs(pushes[:-1].sum() / pushes.sum()))
 
 
 def _late(record: Record, quantity: str, group: str = "all") -> Float[np.ndarray, "split"]:
