@@ -499,6 +499,14 @@ def test_a_words_meaning_shows_on_focus_and_on_hover(visit):
     tip.wait_for()
 
 
+def test_statements_are_indexed_by_kind_and_title(visit):
+    listed = visit("prf-prf").locator("table.indextable").inner_text()
+    assert all(
+        title in listed for title in ("Zero sum", "P3, catastrophic failure", "An operation passes on its degree")
+    )
+    assert "thm-one" not in listed
+
+
 def test_the_package_is_one_page_that_can_be_read_and_unfolds_at_a_link(visit):
     page = visit("api", viewport={"width": 1400, "height": 900})
     assert page.evaluate("document.documentElement.scrollHeight") < 8000

@@ -26,6 +26,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
+from sphinx_proof.domain import ProofDomain, ProofIndex
 from wiring.__main__ import from_text
 from wiring.chapters import chapters, parameters
 from wiring.search.experiments import preset, settings
@@ -340,12 +341,33 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
     (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").write_text("")
 
 
+class _Statements(ProofIndex):  # type: ignore[misc]  # sphinx_proof has no types
+    """The index of definitions, theorems and the like, by kind and title instead of by label."""
+
+    def generate(self, docnames: Iterable[str] | None = None) -> tuple[Any, bool]:
+        """Of every kind its statements: title, and the page's name."""
+        kinds: dict[str, list[Any]] = {}
+        for anchor, said in sorted(getattr(self.domain.env, "proof_list", {}).items()):
+            page = self.domain.env.titles[said["docname"]].astext()
+            kinds.setdefault(said["realtype"], []).append((said["title"], 0, said["docname"], anchor, page, "", ""))
+        return sorted(kinds.items()), False
+
+
+def _keep_titles(app: Sphinx, document: nodes.document) -> None:
+    statements: dict[str, Any] = getattr(app.env, "proof_list", {})
+    for node in document.findall(nodes.Element):
+        if (said := statements.get(node.get("label"))) and "realtype" in node:
+            said["title"] = node["title"].strip(" ()")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of the directives, and what to do when."""
     for directive in (Player, Explorer, Provenance, Source, Rerun, Status):
         app.add_directive(directive.__name__.lower(), directive)
     typeset.setup(app)
     glossary.setup(app)
+    ProofDomain.indices = {_Statements}
+    app.connect("doctree-read", _keep_titles)
     app.connect("source-read", _add_rerun)
     app.connect("config-inited", _go_live)
     app.connect("html-page-context", _mend_page, priority=900)
