@@ -406,6 +406,14 @@ def test_whole_program_runs_without_a_warning(here):
     assert without_progress(done.stderr) == ""
 
 
+def test_what_a_cell_prints_is_one_output_whenever_it_was_flushed(here):
+    slowly = "import time\nfor k in range(3):\n    print(k, flush=True)\n    time.sleep(0.5)"
+    notebook(here / "book/slow.ipynb", "epochs: int = 2", slowly)
+    assert call("rerun", "slow") == 0
+    *_, cell = nbformat.read(here / "reruns/slow.ipynb", as_version=4).cells
+    assert [output["text"] for output in cell.outputs] == ["0\n1\n2\n"]
+
+
 def test_rerun_executes_a_chapter_with_the_parameter(here, capsys):
     assert call("rerun", "tiny", "-p", "epochs", "3", "-p", "rate", "1e-4") == 0
     out, err = capsys.readouterr()

@@ -154,10 +154,10 @@ def execute(path: Path, out: Path, values: dict[str, Any], timeout: int | None =
         # Other users of the machine cannot reach them; over TCP ipykernel warns that they could.
         with tempfile.TemporaryDirectory(prefix="wiring-", ignore_cleanup_errors=True) as sockets:
             config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
-            config.NotebookClient.coalesce_streams = True  # what a cell prints is one output, whenever it was flushed
             if progress and not bar:
                 config.NotebookClient.on_cell_executed = say
             options = {"cwd": str(Path.cwd()), "kernel_name": "python3", "execution_timeout": timeout}
+            options["coalesce_streams"] = True  # what a cell prints is one output, whenever it was flushed
             papermill.execute_notebook(str(path), str(unfinished), values, config=config, progress_bar=bar, **options)
     except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
         if isinstance(error, PapermillExecutionError):
