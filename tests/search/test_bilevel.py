@@ -1,6 +1,7 @@
 """What two splits allow: the look-ahead's gradient is the exact one, and operations that overfit come to rest."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -96,10 +97,10 @@ def test_operations_rest_whose_mean_cosine_is_below_the_threshold(monkeypatch):
     search, random = start(BI), torch.Generator().manual_seed(0)
     stopping = EarlyStopping(search.supernet, 0.1)
     cosines = torch.zeros(len(stopping.weights))
-    for _ in range(stopping.steps):
+    for step in range(1, stopping.steps + 1):
         assert not stopping.resting.any()
         sides = []
-        for note in (stopping.keep, stopping.compare):
+        for note in (stopping.keep, partial(stopping.compare, step)):
             for parameter in search.theta:
                 parameter.grad = torch.randn(parameter.shape, generator=random) + 0.3
             sides.append([torch.cat([p.grad.flatten() for p in weights]) for weights in stopping.weights])

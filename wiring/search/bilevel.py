@@ -69,7 +69,6 @@ class EarlyStopping(nn.Module):
         self.kept: list[list[Tensor | None]] = [[] for _ in self.weights]
         self.resting: Tensor = nn.Buffer(torch.zeros(len(self.weights), dtype=torch.bool))
         self.cosines: Tensor = nn.Buffer(torch.zeros(len(self.weights)))
-        self.compared: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
     def rest(self) -> None:
         """Let no gradient reach the weights that rest, so that their optimiser leaves them as they are."""
@@ -82,15 +81,13 @@ class EarlyStopping(nn.Module):
         """Keep the search split's gradients, which the weights have now."""
         self.kept = [[None if p.grad is None else p.grad.clone() for p in parameters] for parameters in self.weights]
 
-    def compare(self) -> None:
-        """Hold the training split's gradients, which the weights have now, against those that were kept."""
+    def compare(self, step: int) -> None:
+        """Hold the training split's gradients, which the weights have now, against those kept; steps count from 1."""
         for number, (parameters, kept) in enumerate(zip(self.weights, self.kept, strict=True)):
             pairs = [(p.grad, g) for p, g in zip(parameters, kept, strict=True) if p.grad is not None and g is not None]
             if pairs:
                 ours, theirs = (torch.cat([g.flatten() for g in side]) for side in zip(*pairs, strict=True))
                 self.cosines[number] += torch.cosine_similarity(ours, theirs, dim=0)
-        self.compared += 1
-        if self.compared == self.steps:
+        if step % self.steps == 0:
             self.resting |= self.cosines / self.steps < self.threshold
             self.cosines.zero_()
-            self.compared.zero_()

@@ -171,7 +171,8 @@ class Search:
             parameter.grad = gradient
         self.searcher.add_gradient(gates, probe.costs)
         if self.stopping is not None and learners:
-            self.stopping.compare() if "theta" in learners else self.stopping.keep()
+            step = self.epoch * self.steps + self.step + 1
+            self.stopping.compare(step) if "theta" in learners else self.stopping.keep()
         if "theta" in learners:
             clip_grad_norm_(self.theta, e.clip)
         for name in learners:
