@@ -1,12 +1,16 @@
 """Verdicts as pages show them: enough digits, the setting, and what differs from the authors'."""
 
 import math
+import re
 from dataclasses import replace
 
+from wiring_book.site import provenance
 from wiring_book.verdicts import UNRECORDED, Finding, differences, rounded
 
+from wiring.__main__ import from_text
 from wiring.evidence import CLAIMS, judge
-from wiring.search import preset
+from wiring.search import load_reference, preset
+from wiring.search.records import REFERENCE
 
 
 def test_numbers_have_as_many_digits_as_tell_the_intervals_ends_apart():
@@ -32,6 +36,18 @@ def test_settings_are_held_against_the_authors():
     assert "images 10\N{NO-BREAK SPACE}000 (all)" in said
     assert "device" not in said
     assert differences(theirs, replace(theirs, seed=3, device="cpu")) == "the same"
+
+
+def test_how_a_run_was_recorded_names_its_folder_and_a_command_that_makes_it():
+    for fields in ({}, {"alpha_decoupled": True}, {"alpha_weight_decay": 0.0, "cells": 4, "topology": "chain"}):
+        said = provenance("start-reference", load_reference("start-reference", **fields))
+        folder, command = re.findall(r"`data/reference/(.*?)`.*?`wiring run start-reference --seed N(.*?)`", said)[0]
+        assert (REFERENCE / folder / "seed-0" / "done.json").exists()
+        given = command.split()
+        changes = {
+            name.removeprefix("--"): from_text(value) for name, value in zip(given[::2], given[1::2], strict=True)
+        }
+        assert changes == fields
 
 
 def test_every_claim_of_the_paper_names_its_chapter():

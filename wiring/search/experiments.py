@@ -173,10 +173,10 @@ def settings(experiment: Experiment) -> dict[str, Any]:
     return to_dict(experiment) | {"topology": topology_name(experiment.topology)}
 
 
-def changed(experiment: Experiment) -> dict[str, Any]:
-    """The settings that differ from the authors' for DSNAS (the defaults)."""
-    authors = settings(Experiment())
-    return {name: value for name, value in settings(experiment).items() if value != authors[name]}
+def changed(experiment: Experiment, base: Experiment | None = None) -> dict[str, Any]:
+    """The settings that differ from another experiment's, by default from the authors' for DSNAS."""
+    others = settings(base or Experiment())
+    return {name: value for name, value in settings(experiment).items() if value != others[name]}
 
 
 def explain(error: ValidationError) -> str:

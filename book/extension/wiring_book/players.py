@@ -84,14 +84,15 @@ def edge_costs(record: Record, kind: int) -> np.ndarray:
     return np.asarray((mean.sum(1) * weight).sum(-1))
 
 
-def common() -> dict[str, Any]:
+def common(played: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """What every player needs: operations, the colours of edges, the searches' names, the explorer's terms."""
     titles = captions()
-    seeds = {name: [run["seed"] for record in load_reference(name) for run in runs(record)] for name in titles}
     return {
         "operations": list(NAMES),
         "colours": {kind: f"rgb({', '.join(str(round(255 * c)) for c in colour)})" for kind, colour in ORIGINS.items()},
-        "searches": {name: {"title": titles[name], "seeds": seeds[name]} for name in titles},
+        "searches": {
+            name: {"title": titles[name], "seeds": [run["seed"] for run in own]} for name, own in played.items()
+        },
         "cell": drawing(MINIMAL),
         "step": explorer.STEP,
         "states": explorer.STATES,
@@ -105,14 +106,14 @@ def scripts() -> dict[str, str]:
     A run is a script, and so are the explorer's costs of all architectures with the same operations on edges 3 and 4:
     by state, an array of ``explorer.SHOWN``, operation on edge 0, 1 and 2.
     """
-    contents: dict[str, Any] = {"common": common()}
-    for name in searches():
-        played = [run for record in load_reference(name) for run in runs(record)]
-        contents |= {f"{name}-{number}": run for number, run in enumerate(played)}
+    played = {name: [run for record in load_reference(name) for run in runs(record)] for name in searches()}
+    contents: dict[str, Any] = {"common": common(played)}
+    for name, own in played.items():
+        contents |= {f"{name}-{number}": run for number, run in enumerate(own)}
     shown = {state: explorer.shown(values) for state, values in explorer.load_costs().items()}
     for third, fourth in product(range(len(NAMES)), repeat=2):
-        own = {state: values[..., third, fourth].ravel().tolist() for state, values in shown.items()}
-        contents[f"costs-{third}{fourth}"] = own
+        costs = {state: values[..., third, fourth].ravel().tolist() for state, values in shown.items()}
+        contents[f"costs-{third}{fourth}"] = costs
     return {
         f"{name}.js": f"(window.wiring ??= {{}})[{json.dumps(name)}] = {json.dumps(value, separators=(',', ':'))};\n"
         for name, value in contents.items()

@@ -12,7 +12,6 @@ Everything is generated while the book is built, from the records and the notebo
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -29,7 +28,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx_proof.domain import ProofDomain, ProofIndex
 from wiring.__main__ import from_text
 from wiring.chapters import chapters, parameters
-from wiring.search.experiments import preset, settings
+from wiring.search.experiments import changed, preset
 from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES, NONE
 
@@ -196,11 +195,11 @@ class Provenance(Generated):
 def provenance(name: str, records: Sequence[Record]) -> str:
     """One sentence on how recorded runs were made, in Markdown."""
     made = [record.provenance for record in records]
-    named, own = settings(preset(name)), settings(records[0].experiment)
-    fields = {field: value for field, value in own.items() if value != named[field] and field != "seed"}
-    folder = "/".join([name, *([",".join(f"{field}={value}" for field, value in fields.items())] if fields else [])])
-    options = "".join(f" --{field} {json.dumps(value)}" for field, value in fields.items()).replace('"', "")
     seeds = [record.experiment.seed for record in records]
+    fields = changed(records[0].experiment, preset(name, seed=seeds[0]))
+    words = {field: json.dumps(value).strip('"') for field, value in sorted(fields.items())}
+    folder = "/".join(filter(None, (name, ",".join(map("=".join, words.items())))))
+    options = "".join(f" --{field} {value}" for field, value in words.items())
     dates = sorted({str(run["finished"]) for run in made})
     versions = sorted({f"{key} {number}" for run in made for key, number in run["versions"].items()})
     return (
@@ -305,16 +304,15 @@ def _mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], d
     Colab's button leads to the notebooks for Colab. No script is loaded twice, which Thebe's cannot bear, and Thebe's
     not at all where it has no server to ask. What scrolls has a name.
 
-    Docutils calls its citations a list, whose items screen readers then do not find. Figures scroll on a phone.
+    Docutils calls its citations a list, whose items screen readers then do not find.
     """
     body = context.get("body", "").replace('<div role="list" class="citation-list">', "<div>")
     body = body.replace(' role="doc-biblioentry"', "")  # which ARIA has given up
     body = glossary.tips(typeset.keep_together(body))
     for start, name in SCROLLED.items():
         body = body.replace(start, f'{start[:-1]} role="group" aria-label="{name}">')
-    scrolling = rf'<div class="wiring-figure {typeset.SCROLLS}" role="group" aria-label="Figure">\1</div>'
-    body = body.replace("<th></th>", "<td></td>")  # a header that says nothing, above pandas' index, is none
-    context["body"] = re.sub(r"(?<=\n)(<img [^>]*>)(?=\n<figcaption>)", scrolling, body)
+    # A header that says nothing, above pandas' index, is none.
+    context["body"] = body.replace("<th></th>", "<td></td>")
     live = bool(app.config.thebe_config.get("repository_url"))
     for button in context.get("header_buttons", []):
         for launch in button.get("buttons", []):

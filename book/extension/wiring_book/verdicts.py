@@ -14,7 +14,6 @@ and the role ``recorded`` PRESET: how many of its runs there are.
 
 import json
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -262,10 +261,9 @@ class Settings(Generated):
         """A table: what a preset is for, how many runs are recorded, and what differs from the authors' DSNAS."""
         rows = []
         for name, experiment in PRESETS.items():
-            purpose = re.sub(r"[,;] (not )?recorded( yet)?\b", "", PURPOSES[name])
             fields = {field: value for field, value in changed(experiment).items() if field not in ASIDE}
             own = ", ".join(f"{field} {written(field, value)}" for field, value in fields.items())
-            rows.append((f"`{name}`", f"{purpose}<br><small>{own}</small>", runs(name) or ""))
+            rows.append((f"`{name}`", f"{PURPOSES[name]}<br><small>{own}</small>", runs(name) or ""))
         content = self.markdown(table(("preset", "purpose, and what differs from the authors' DSNAS", "runs"), rows))
         return [nodes.container("", *content, classes=["wiring-settings"])]
 
