@@ -18,7 +18,7 @@ from strategies import examples
 from wiring.chapters import chapters
 from wiring.costs.identities import Finding, Report
 from wiring.evidence import claims, measures, verdicts
-from wiring.evidence.claims import CLAIMS, Claim
+from wiring.evidence.claims import CLAIMS, REMEDIES, Claim
 from wiring.evidence.measures import (
     edge_costs,
     final_accuracy,
@@ -30,7 +30,7 @@ from wiring.evidence.measures import (
     turning_epoch,
 )
 from wiring.evidence.verdicts import compare, interval, judge
-from wiring.search.experiments import PRESETS, Experiment
+from wiring.search.experiments import PRESETS, Experiment, preflight, preset
 from wiring.search.records import Record
 from wiring.search.searchers import dropped
 from wiring.supernet.operations import NAMES
@@ -394,6 +394,28 @@ def test_verdict_as_text_says_claim_number_interval_and_seeds():
         "  largest share of edges dropped at once in the first half:\n"
         "  1, 95 % interval [1, 1] over 3 seeds; holds above 0.9"
     )
+
+
+@pytest.mark.parametrize("claim", REMEDIES, ids=lambda claim: claim.id)
+def test_a_prediction_names_runs_that_can_be_made_and_is_undecided_without_them(claim):
+    for fields in (claim.changes, claim.against):
+        preflight(preset(claim.reference, **(fields or {})), device=False)
+    assert judge(claim, []).verdict == "undecided"
+    assert claim.id not in CLAIMS
+
+
+def test_the_earlier_cells_push_is_the_sum_over_their_edges_beside_that_of_all():
+    random = np.random.default_rng(0)
+    p, costs = random.random((21, 1, 5, 8)), random.normal(size=(20, 2, 3, 5, 8))
+    costs[0, 0, 0, 0, 3] = np.nan
+    e = Experiment(cells=3, epochs=20, searcher="darts", level="bi")
+    of_cells = [0.0, 0.0, 0.0]
+    for epoch, cell, edge in product((18, 19), range(3), range(5)):
+        w = p[epoch, 0, edge]
+        of_cells[cell] += w[0] * sum(w[k] * costs[epoch, 0, cell, edge, k] for k in range(8))
+    own = Record(e, pd.DataFrame(), {"probability": p, "cost_mean": costs}, {})
+    assert measures.earlier_cells_push(own) == pytest.approx(abs((of_cells[0] + of_cells[1]) / sum(of_cells)))
+    assert np.isnan(measures.earlier_cells_push(replace(own, experiment=replace(e, searcher="dsnas"))))
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])

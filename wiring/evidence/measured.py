@@ -15,7 +15,7 @@ Definitions, fixed before the runs that they judge:
 import numpy as np
 from jaxtyping import Float
 
-from wiring.evidence.measures import _share
+from wiring.evidence.measures import _share, mean_costs
 from wiring.search import Record
 from wiring.search.drift import Costs
 from wiring.supernet import NONE
@@ -23,10 +23,7 @@ from wiring.supernet import NONE
 
 def measured_costs(record: Record) -> Float[np.ndarray, "cell edge operation"]:
     """The measured mean cost of every operation, on the training split (nats); NaN where it was not drawn."""
-    after = {part: record.arrays[f"cost_{part}"][record.experiment.epochs :, 0] for part in ("mean", "count")}
-    counts = after["count"].sum(0)
-    totals = np.nansum(after["mean"] * after["count"], axis=0)
-    return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
+    return mean_costs(record, slice(record.experiment.epochs, None))
 
 
 def _measured(record: Record, *, learnt: bool) -> Float[np.ndarray, " operation"]:

@@ -107,6 +107,13 @@ def edge_costs(record: Record, epoch: int = 1) -> Float[np.ndarray, "cell edge"]
     return np.nansum(mean * count, axis=2) / count.sum(2)
 
 
+def mean_costs(record: Record, epochs: slice) -> Float[np.ndarray, "cell edge operation"]:
+    """Mean cost of every operation over some epochs, on the split that α learns from; in nats, NaN if never drawn."""
+    mean, count = (record.arrays[f"cost_{part}"][epochs, 0] for part in ("mean", "count"))
+    totals, counts = np.nansum(mean * count, axis=0), count.sum(0)
+    return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
+
+
 def depth_preference(record: Record) -> float:
     """Cost of the edges that read the deeper input minus that of the others, less the same where none is deeper (nats).
 
