@@ -476,7 +476,9 @@ def test_pages_say_of_a_claim_what_the_records_say(visit):
                 assert all(part in said for part in (name, word, verdict.claim.statement, *shown))
     page = visit("summary")
     tally = page.locator(".wiring-tally").inner_text()
-    assert f"holds {sum(v.verdict == 'holds' for v in recorded.values() if v.claim.id[0] == 'X')}" in tally
+    assert f"holds {sum(v.verdict == 'holds' for v in recorded.values() if v.claim.id[0] in 'XR')}" in tally
+    advice = visit("practitioners").locator(".wiring-verdicts td:first-child a")
+    assert set(advice.all_inner_texts()) == {name for name in CLAIMS if name[0] == "R"}
     for place in (".wiring-tally a", ".wiring-verdicts td:first-child a"):
         links = page.locator(place)
         assert {link.inner_text() for link in links.all()} == set(CLAIMS)
