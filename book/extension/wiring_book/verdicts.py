@@ -34,7 +34,7 @@ from wiring.search import PRESETS, Experiment, changed, load_reference, preset
 from wiring.search.experiments import PURPOSES, settings, with_fields
 from wiring.search.records import REFERENCE
 
-from wiring_book.site import Generated, table
+from wiring_book.site import Generated, command, in_words, table
 
 UNRECORDED = "not recorded yet"
 #: What a verdict is marked with, beside its word: shape, not colour.
@@ -74,7 +74,7 @@ class Finding:
         """Estimate and interval; of a claim without runs, how to make one."""
         claim, verdict = self.claim, self.verdict
         if not verdict.seeds:
-            return f"`wiring run {claim.reference} --seed N` makes a run"
+            return f"`{command(claim.reference or '', in_words(claim.changes or {}))}` makes a run"
         estimate, *ends = rounded(verdict.estimate, verdict.low, verdict.high)
         interval = f"95 % interval {ends[0]} to {ends[1]}" if verdict.seeds > 1 else "one seed, no interval"
         return f"{estimate} ({interval}); holds {claim.side} {claim.threshold:.3g}"
