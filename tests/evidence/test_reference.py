@@ -1,6 +1,7 @@
 """The reference records are whole, are the preset's, and can be made again."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,24 @@ def test_the_bi_level_claims_agree_with_a_plain_recount():
     assert judge("P3", records).estimate == pytest.approx(np.mean(kept))
     assert judge("B3", records).estimate == pytest.approx(np.mean(cost))
     assert judge("B2-loss", records).estimate == pytest.approx(np.mean(ratio))
+
+
+def halved(record):
+    """The record as if it had ended after half of its measuring epochs."""
+    e = record.experiment
+    shorter = replace(e, measuring_epochs=e.measuring_epochs // 2)
+    arrays = {
+        name: values[: e.epochs + shorter.measuring_epochs] if name.startswith("cost_") else values
+        for name, values in record.arrays.items()
+    }
+    return replace(record, experiment=shorter, arrays=arrays)
+
+
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.startswith(("H1", "D"))])
+def test_half_the_measuring_draws_give_the_same_verdict(claim):
+    runs = recorded(CLAIMS[claim])
+    fewer = [tuple(map(halved, run)) if isinstance(run, tuple) else halved(run) for run in runs]
+    assert judge(claim, fewer).verdict == judge(claim, runs).verdict
 
 
 @pytest.mark.skipif("WIRING_DATA" not in os.environ, reason="WIRING_DATA names no folder with CIFAR-10")
