@@ -81,7 +81,7 @@ def _figure(
 
 
 def _several(groups: Mapping[str, Runs], measuring: bool = False) -> dict[str, Sequence[Record]]:
-    """Runs by name, as sequences. Raises ValueError if there are none, or not of one measured cell where they must be."""
+    """Runs by name, as sequences. Raises ValueError without any, or if not of one measured cell where they must be."""
     several = {name: [runs] if isinstance(runs, Record) else runs for name, runs in groups.items()}
     if not several or not all(several.values()):
         raise ValueError(f"groups = {list(several)}: allowed: at least one name, and of each at least one record")
@@ -289,17 +289,17 @@ def _of_type(record: Record, kind: int, title: str) -> str:
 
 
 @_style
-def splits(bi: Runs, single: Runs) -> Figure:
+def splits(bi: Runs, single: Runs = ()) -> Figure:
     """L, H and cost over the epochs, for all, correct and wrong images; mean and range over seeds.
 
-    Shown are both splits of bi-level runs, and the one of single-level runs.
+    Shown are both splits of bi-level runs, and the one of single-level runs, if any.
     """
     rows = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
     columns = {"all": "all images", "correct": "correctly classified", "wrong": "wrongly classified"}
-    names = ["bi-level, training split", "bi-level, search split", "single-level"]
-    tables = [r.scalars.assign(runs="bi-level, " + r.scalars.split + " split") for r in _several({"bi": bi})["bi"]]
-    tables += [r.scalars.assign(runs="single-level") for r in _several({"single": single})["single"]]
-    table = pd.concat(tables)
+    several = _several({"bi-level": bi} | ({"single-level": single} if single else {}))
+    tables = [r.scalars.assign(runs="bi-level, " + r.scalars.split + " split") for r in several.pop("bi-level")]
+    tables += [r.scalars.assign(runs=name) for name, runs in several.items() for r in runs]
+    names, table = ["bi-level, training split", "bi-level, search split", *several], pd.concat(tables)
     draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=_SHADES, style="runs")
     figure, panels = _figure(1.8, 9, 3, "epoch", sharex=True, sharey="row")
     for axes, ((quantity, label), (group, title)) in zip(panels, product(rows.items(), columns.items()), strict=True):
