@@ -373,7 +373,7 @@ def edge_costs(groups: Mapping[str, Runs]) -> Figure:
             axes.plot(own, place, marker, color=colour, ms=2, alpha=0.6)
             axes.plot(own.mean(-1), place, marker, color=colour, ms=5)
         axes.set_title(title)
-        axes.locator_params(axis="x", nbins=3)
+        axes.locator_params(axis="x", nbins=2)
     axes.set_yticks(place, operations)
     axes.invert_yaxis()
     _signs(panels, "x")
