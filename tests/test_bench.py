@@ -132,7 +132,7 @@ def test_on_a_gpu_a_step_calls_hardly_more_kernels_than_the_textbooks_or_far_few
 )
 def test_no_step_waits_for_a_gpu(searcher, level):
     search = bench._on_meta(replace(TINY, cells=2, searcher=searcher, level=level))
-    assert bench._kernels(bench._endless(search.run_epoch)) > 0
+    assert bench._kernels(bench._endless(search.run_epoch)).count > 0
     assert {weight.device.type for weight in search.theta} == {"meta"}
     assert search.searcher.alpha.device.type == ("cpu" if search.searcher.drawn_on_cpu else "meta")
 
@@ -145,7 +145,10 @@ def test_kernels_are_counted_without_views_and_new_memory():
         torch.ones(2) + torch.ones(2)  # not on that device
         (x * 2).relu()
 
-    assert bench._kernels(step) == 3
+    counted = bench._kernels(step)
+    assert counted.count == 3
+    # An added view is two floats twice (the new memory is read and written, as one tensor); then six to six, twice.
+    assert counted.bytes == 4 * (2 + 2 + 12 + 12)
 
 
 def test_exponents_are_slopes_in_logarithms(monkeypatch):

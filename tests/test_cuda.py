@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -84,6 +85,29 @@ def test_a_step_waits_for_the_device_only_where_alpha_is_drawn_on_the_cpu(search
         next(steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@HAS_CUDA
+@pytest.mark.parametrize("undrawn", ["rest", "decay"])
+@pytest.mark.parametrize("level", ["single", "bi"])
+@pytest.mark.parametrize("searcher", ["darts", "darts-sigmoid", "darts-smooth-max", "darts-edges"])
+def test_a_graph_learns_what_its_step_does_called_kernel_by_kernel(searcher, level, undrawn, caplog):
+    e = replace(TINY, searcher=searcher, level=level, undrawn=undrawn, device="cuda", course_every=3)
+    images = noise(e, 8).at(torch.arange(256 if level == "single" else 512))
+    searches = [Search(replace(e, graphs=graphs), images) for graphs in (True, False)]
+    with patch.object(torch.cuda.CUDAGraph, "replay", autospec=True, side_effect=torch.cuda.CUDAGraph.replay) as replay:
+        for search in searches:
+            for _ in search.run_epoch():
+                pass
+    assert replay.call_count == 3 * len(searches[0].phases)  # of four steps; one is called in earnest
+    assert not caplog.records
+    there, here = searches
+    for mine, theirs in zip([*there.theta, there.searcher.alpha], [*here.theta, here.searcher.alpha], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=2e-3)
+    for name, epochs in there.history.items():
+        for mine, theirs in zip(epochs, here.history[name], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=5e-2, atol=1e-2, equal_nan=True)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

@@ -18,7 +18,7 @@ BAD = {
     **dict.fromkeys(["measuring_epochs", "course_every"], "-1"),
     "early_stop": "-1.01",
     **dict.fromkeys(["searcher", "level", "device", "topology", "undrawn"], "DARTS"),
-    **dict.fromkeys(["flip", "bf16", "alpha_decoupled"], "yes"),
+    **dict.fromkeys(["flip", "bf16", "graphs", "alpha_decoupled"], "yes"),
     **{"alpha_mean": "NaN", "alpha_std": "1e999", "alpha_betas": "[0.5]", "reductions": "[-1]", "crop": "0.5"},
     **{"seed": "9223372036854775808", "data": "folder:nowhere"},
 }

@@ -116,6 +116,7 @@ def _add_arguments(command: str, parser: Parser) -> None:
         case "bench":
             add("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
             add("--repeats", type=int, default=3, help="rounds of a row; short steps get more (default 3)")
+            add("--device", default="cpu", help="cpu, cuda or cuda:N, whose rows are others (default cpu)")
 
 
 def _called(options: argparse.Namespace) -> int:
@@ -288,7 +289,7 @@ def _verdicts(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from wiring.bench import bench
 
-    return 0 if bench(options.repeats, options.json) else 1
+    return 0 if bench(options.repeats, options.json, options.device) else 1
 
 
 COMMANDS = {

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from wiring.costs import CostProbe
 from wiring.datasets import Dataset
 from wiring.search import Experiment, Search, generator, preset
+from wiring.search.experiments import preflight
 from wiring.search.loop import adam, keep_memory
 from wiring.search.records import check_new
 from wiring.supernet import TOPOLOGIES, PlainSupernet, image_dot
@@ -67,21 +68,24 @@ class Row:
         return f"| {self.name} | {self.value:.3g} | {bound} | {self.detail} |"
 
 
-def bench(repeats: int, file: Path | None = None) -> bool:
+def bench(repeats: int, file: Path | None = None, device: str = "cpu") -> bool:
     """Measure all rows, print each as it is measured, write them to ``file`` as JSON; True if every bound is met.
 
-    Raises ValueError if there are no repeats, or the file exists or has no folder.
+    Raises ValueError if there are no repeats, the device is not there, or the file exists or has no folder.
     """
     if repeats < 1:
         raise ValueError(f"repeats = {repeats}: give 1 or more")
     check_new("json", file)
+    preflight(on := preset(DSNAS, device=device), dataset=noise(DSNAS, 8))
     torch.set_num_threads(THREADS)
     keep_memory()  # both sides gain from what a search sets
-    cpu = f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
-    machine = f"{cpu}, {THREADS} threads, float32, torch {torch.__version__}"
+    machine = f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+    if torch.device(device).type == "cuda":
+        machine = f"{torch.cuda.get_device_name(device)} beside {machine}"
+    machine = f"{machine}, {THREADS} threads, float32, torch {torch.__version__}"
     print(f"Measured on {machine}.", HEAD, sep="\n", flush=True)
     rows = []
-    for measure in _measures(repeats):
+    for measure in _measures(repeats) if device == "cpu" else _measures_on_gpu(repeats, on.device):
         rows.append(measure())
         print(rows[-1], flush=True)
     if file is not None:
@@ -111,10 +115,49 @@ def _measures(n: int) -> list[Callable[[], Row]]:
     ]
 
 
+def _measures_on_gpu(n: int, device: str) -> list[Callable[[], Row]]:
+    dsnas, darts, short = (replace(e, device=device) for e in (DSNAS, DARTS, SHORT))
+    short = replace(short, topology=TOPOLOGIES["darts"])
+    faster = partial(ratio, "{}: textbook / ours", textbook_and_ours, True)
+    costs = partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.05)
+    return [
+        partial(duration, 8.0, dsnas, n),
+        partial(duration, 30.0, darts, n),
+        partial(faster, 0.85, dsnas, 32, n),
+        partial(faster, 1.25, darts, 32, n),
+        partial(faster, 1.25, short, 32, n),
+        partial(faster, 1.25, replace(short, reductions=(1, 2)), 32, n),
+        partial(costs, dsnas, 32, n),
+        partial(costs, darts, 32, n),
+        partial(above_traffic, 3.0, dsnas, n),
+        partial(above_traffic, 3.0, darts, n),
+    ]
+
+
+def duration(bound: float, e: Experiment, repeats: int) -> Row:
+    """The milliseconds of a search's step on 32x32 images."""
+    times = [1000 * seconds for (seconds,) in _rounds([our_step(e, 32)], repeats, e.device)]
+    detail = f"{min(times):.3g} to {max(times):.3g}"
+    return Row(f"{_step_of(e)}, {e.channels} channels, batch {e.batch}: ms", median(times), bound, False, detail)
+
+
+def above_traffic(bound: float, e: Experiment, repeats: int) -> Row:
+    """A step's time divided by what the device takes to copy as many bytes as the step's kernels read and write."""
+    device = torch.device(e.device)
+    source = torch.randn(2**28, device=device)
+    target = torch.empty_like(source)
+    copied = median(s for (s,) in _rounds([lambda: target.copy_(source)], 4 * repeats, e.device))
+    rate = 2 * source.nbytes / copied
+    step = median(s for (s,) in _rounds([our_step(e, 32)], repeats, e.device))
+    moved = _kernels(_endless(_on_meta(replace(e, device="cpu")).run_epoch)).bytes
+    detail = f"{_time(step)}; {moved / 1e9:.3g} GB, copied at {rate / 1e12:.3g} TB/s"
+    return Row(f"{_step_of(e)}: time / that of its bytes", step * rate / moved, bound, False, detail)
+
+
 def ratio(name: str, sides: Sides, at_least: bool, bound: float, e: Experiment, size: int, repeats: int) -> Row:
     """The time of a comparison's first side divided by its second's; ``{}`` in the name is the workload."""
     workload = f"{_step_of(e)}, {e.channels} channels, {size}x{size}, batch {e.batch}"
-    rounds = _rounds(sides(e, size), repeats)
+    rounds = _rounds(sides(e, size), repeats, e.device)
     ratios = [above / below for above, below in rounds]
     times = " against ".join(_time(median(side)) for side in zip(*rounds, strict=True))
     spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
@@ -203,7 +246,7 @@ def dispatched(bound: float, e: Experiment) -> Row:
     """
     ours, search = (_on_meta(e) for _ in range(2))
     steps = _endless(ours.run_epoch), _step_without_costs(search, textbook(e).to("meta"))
-    counts = [_kernels(step) for step in steps]
+    counts = [_kernels(step).count for step in steps]
     name = f"{_step_of(e)}, on a GPU: kernels of ours / of the textbook"
     return Row(name, counts[0] / counts[1], bound, False, f"{counts[0]:.0f} against {counts[1]:.0f}")
 
@@ -222,12 +265,12 @@ def _on_meta(e: Experiment) -> Search:
         search.searcher.add_gradient = lambda *_: None  # type: ignore[method-assign]  # the costs would have to come down
     else:
         search.optimisers |= {"alpha": adam(e, search.searcher.to("meta"))}
-        search._begin_course()
+        search.course.to("meta")
     return search
 
 
-def _kernels(step: Step, steps: int = 4) -> float:
-    """The mean number of kernels that a step calls on the meta device."""
+def _kernels(step: Step, steps: int = 4) -> "_Dispatched":
+    """The mean number of kernels that a step calls on the meta device, and of the bytes that they read and write."""
     tolist = Tensor.tolist
     with ExitStack() as stack:
         # Autocast knows no such device, and the textbook asks which gates are one: relaxed ones are not.
@@ -240,7 +283,8 @@ def _kernels(step: Step, steps: int = 4) -> float:
         with _Dispatched() as seen:
             for _ in range(steps):
                 step()
-    return seen.count / steps
+    seen.count, seen.bytes = seen.count / steps, seen.bytes / steps
+    return seen
 
 
 class _Dispatched(TorchDispatchMode):
@@ -248,14 +292,16 @@ class _Dispatched(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
+        self.count = self.bytes = 0.0
 
     def __torch_dispatch__(
         self, f: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = f(*args, **(kwargs or {}))
-        meta = any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, result)))
-        self.count += meta and not f.is_view and "empty" not in str(f) and "promote_types" not in str(f)
+        there = {id(x): x.nbytes for x in tree_leaves((args, result)) if isinstance(x, Tensor) and x.is_meta}
+        if there and not f.is_view and "empty" not in str(f) and "promote_types" not in str(f):
+            self.count += 1
+            self.bytes += sum(there.values())
         return result
 
 
@@ -290,7 +336,7 @@ def noise(e: Experiment, size: int) -> Dataset:
 
 
 def textbook(e: Experiment) -> PlainSupernet:
-    return PlainSupernet(e.topology, e.cells, e.channels, 10, reductions=e.reductions)
+    return PlainSupernet(e.topology, e.cells, e.channels, 10, reductions=e.reductions).to(e.device)
 
 
 def our_step(e: Experiment, size: int) -> Step:
@@ -351,9 +397,17 @@ def _peak(build: Callable[[], Step]) -> float:
     return float(max(before, *during) - before)
 
 
-def _rounds(steps: Sequence[Step], repeats: int) -> list[list[float]]:
-    """The seconds of each step, in turns; a round before the first warms up."""
-    return [[timeit(step, number=1) for step in steps] for _ in range(repeats + 1)][1:]
+def _rounds(steps: Sequence[Step], repeats: int, device: str = "cpu") -> list[list[float]]:
+    """The seconds of each step, in turns; a round before the first warms up. A GPU is given several to queue."""
+    number = 1 if device == "cpu" else 8
+
+    def several(step: Step) -> None:
+        for _ in range(number):
+            step()
+        torch.cuda.synchronize(device)
+
+    timed = steps if number == 1 else [partial(several, step) for step in steps]
+    return [[timeit(step, number=1) / number for step in timed] for _ in range(repeats + 1)][1:]
 
 
 def _time(seconds: float) -> str:

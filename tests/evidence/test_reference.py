@@ -10,7 +10,7 @@ from wiring import datasets
 from wiring.__main__ import from_text
 from wiring.evidence.claims import CLAIMS
 from wiring.evidence.verdicts import judge, recorded
-from wiring.search.experiments import preset
+from wiring.search.experiments import anywhere, preset
 from wiring.search.loop import Search
 from wiring.search.records import REFERENCE, load, load_reference
 
@@ -32,8 +32,8 @@ def test_there_are_reference_runs_of_three_seeds_or_more(claim):
 @pytest.mark.parametrize("folder", RUNS, ids=lambda path: str(path.relative_to(REFERENCE)))
 def test_record_is_whole_and_of_its_preset_and_seed(folder):
     record = load(folder)  # compares checksums
-    assert record.experiment == said(folder)
-    e = record.experiment
+    e, named = record.experiment, said(folder)
+    assert (e.seed, anywhere(e)) == (named.seed, anywhere(named))
     assert record.arrays["alpha"].shape[0] == 1 + e.epochs + e.measuring_epochs
     assert np.isfinite(record.scalars.query("group == 'all'")[["loss", "entropy", "cost"]]).all(axis=None)
     assert {"cifar10": "CIFAR-10", "digits": "digits"}[record.experiment.data] in record.provenance["data"]
@@ -101,7 +101,7 @@ def test_half_the_measuring_draws_give_the_same_verdict(claim):
 
 @pytest.mark.skipif("WIRING_DATA" not in os.environ, reason="WIRING_DATA names no folder with CIFAR-10")
 def test_first_epoch_of_a_reference_run_repeats():
-    first = load(RUNS[0])
+    first = load_reference("p1-reference")[0]
     e = first.experiment
     search = Search(e, datasets.load_dataset(e.data, e.image_size, e.images, e.seed))
     for _ in search.run_epoch():

@@ -87,6 +87,7 @@ experiments = st.builds(
     device=st.sampled_from(["cpu", "cuda", "cuda:1"]),
     threads=st.integers(1, 1024),
     bf16=st.booleans(),
+    graphs=st.booleans(),
     undrawn=st.sampled_from(["rest", "decay"]),
     measuring_epochs=st.integers(0, 99),
     course_every=st.integers(0, 99),
@@ -125,6 +126,7 @@ def test_defaults_are_the_authors_settings_value_by_value():
         "final_temperature",
         "seed",
         "device",
+        "graphs",
         "threads",
     }
 
@@ -177,7 +179,7 @@ WRONG = [
     *(("seed", v) for v in (-1, 2**63, 0.0, "0", True, None)),
     *(("device", v) for v in ("gpu", "cuda:", "cuda:x", "cpu:0", "", 0, None)),
     *(("threads", v) for v in (0, -1, 1.0, "1", True)),
-    *(("bf16", v) for v in (0, 1, "false", None)),
+    *((name, v) for name in ("bf16", "graphs") for v in (0, 1, "false", None)),
 ]
 
 

@@ -579,9 +579,9 @@ def test_groups_are_split_by_the_logits_maximum(monkeypatch):
         logits.append(forward(self, *arguments))
         return logits[-1]
 
-    def spy_learn(self, batches, *arguments):
+    def spy_learn(self, phase, probe, batches):
         labels.append(batches[0][1])
-        return learn(self, batches, *arguments)
+        return learn(self, phase, probe, batches)
 
     monkeypatch.setattr(type(searcher.supernet), "forward", spy_forward)
     monkeypatch.setattr(Search, "_learn", spy_learn)

@@ -204,6 +204,8 @@ class GateProbe(ExitStack):
             raise ValueError(f"supernet: {kind} has no gates; CostProbe(model, modules) measures any model")
         self.model, self._cells = supernet, CostProbe(supernet, "cells.*")
         self._cells._copy = False  # nothing changes a cell's output in place
+        #: What the last forward pass ran, and what it left out, on the device; relaxed gates always run the same.
+        self._inactive: tuple[Tensor, Tensor] | None = None
 
     @property
     def costs(self) -> Float[Tensor, "cell edge operation"]:
@@ -237,7 +239,9 @@ class GateProbe(ExitStack):
         values = moved(gates.values, images.device).expand(len(images), *gates.active.shape)
         if not values.requires_grad:
             values = values.detach().requires_grad_()
-        inactive = moved(~gates.active, values.device)
+        if self._inactive is None or not torch.equal(self._inactive[0], gates.active):
+            self._inactive = gates.active, moved(~gates.active, values.device)
+        inactive = self._inactive[1].to(values.device)
         nothing = partial(torch.zeros, values.shape, dtype=values.dtype, device=values.device)
         now = self._cells._running
         assert now is not None  # the cells' probe has begun it
@@ -431,8 +435,13 @@ class Statistics(nn.Module):
         torch.minimum(self.low, values.masked_fill(missing, torch.inf), out=self.low)
         torch.maximum(self.high, values.masked_fill(missing, -torch.inf), out=self.high)
 
+    def reset(self) -> None:
+        """Forget all values."""
+        for buffer, start in ((self.count, 0.0), (self.total, 0.0), (self.low, torch.inf), (self.high, -torch.inf)):
+            buffer.fill_(start)
+
     def result(self) -> dict[str, Tensor]:
         """``count``, ``mean``, ``min``, ``max`` on the CPU; where nothing was counted the last three are NaN."""
         low, high = (extreme.masked_fill(self.count == 0, torch.nan) for extreme in (self.low, self.high))
-        results = {"count": self.count, "mean": self.total / self.count, "min": low, "max": high}
+        results = {"count": self.count.clone(), "mean": self.total / self.count, "min": low, "max": high}
         return {name: values.cpu() for name, values in results.items()}

@@ -9,7 +9,7 @@ A claim *holds* if the whole interval lies on its side of its threshold, *fails*
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from wiring.datasets import sample
 from wiring.evidence import measures
 from wiring.evidence.claims import CLAIMS, SINGLE_LEVEL, Claim
 from wiring.search import Experiment, Record, load_reference
-from wiring.search.experiments import with_fields
+from wiring.search.experiments import anywhere, with_fields
 from wiring.search.records import REFERENCE
 from wiring.supernet import MINIMAL, TOPOLOGIES, topology_name
 
@@ -89,8 +89,8 @@ def judge(claim: str | Claim, evidence: Sequence[Record] | Sequence[Report] | Se
     seeds = [experiment.seed for experiment in experiments]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {seeds}: every run must have a seed of its own")
-    if len({replace(experiment, seed=0) for experiment in experiments}) > 1:
-        raise ValueError("the records are of different experiments; they may differ in the seed alone")
+    if len({anywhere(experiment) for experiment in experiments}) > 1:
+        raise ValueError("the records are of different experiments; they may differ in the seed, and in where they ran")
     values = [number for item in evidence if not np.isnan(number := _number(claim, item))]
     low, high = interval(values)
     sign = 1 if claim.side == "above" else -1
@@ -113,7 +113,8 @@ def _number(claim: Claim, item: Record | Report | Pair) -> float:
         raise ValueError(f"{claim.id} is about single runs; give each without a partner")
     changes, against = dict(claim.changes or {}), dict(claim.against)
     own, other = with_fields(run.experiment, changes), with_fields(run.experiment, against)
-    if not own == run.experiment != other == partner.experiment:
+    same_seed = run.experiment.seed == partner.experiment.seed
+    if own != run.experiment or other == own or anywhere(other) != anywhere(partner.experiment) or not same_seed:
         first = f"that has {changes}" if changes else "without it"
         raise ValueError(
             f"{claim.id}: each pair is a run {first}, then its partner of the same seed with {against} alone"

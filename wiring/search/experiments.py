@@ -122,6 +122,8 @@ class Experiment:
     """draws weights, α, subset, order, augmentation and architectures"""
     device: Annotated[str, AfterValidator(_device)] = "cpu"
     """where it runs: cpu, cuda or cuda:N"""
+    graphs: bool = True
+    """on a GPU: replay steps, or operations, as CUDA graphs, where that can be done"""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of the run; other numbers change its last digits"""
     bf16: bool = False
@@ -166,6 +168,11 @@ def preset(name: str | Experiment, **changes: Any) -> Experiment:
 def with_fields(experiment: Experiment, fields: Mapping[str, Any]) -> Experiment:
     """The experiment with these fields, as Python has them or as JSON does. Raises pydantic.ValidationError."""
     return from_json(pydantic_core.to_json(to_dict(experiment) | dict(fields), inf_nan_mode="constants"))
+
+
+def anywhere(experiment: Experiment) -> Experiment:
+    """The experiment without its seed and without where it ran: the same for all runs that say one thing."""
+    return replace(experiment, seed=0, device="cpu", graphs=True, threads=1)
 
 
 def settings(experiment: Experiment) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from wiring.costs.probe import GateProbe, Statistics
 from wiring.datasets import LOG, DataError, Dataset, Labels, Loader, difference, load_dataset
-from wiring.search import records, signals
+from wiring.search import graphs, records, signals
 from wiring.search.bilevel import EarlyStopping, look_ahead
 from wiring.search.experiments import LEVELS, Experiment, from_json, preflight, preset, to_json
 from wiring.search.records import GROUPS, Record, RecordError
@@ -68,7 +68,8 @@ def adam(experiment: Experiment, searcher: Searcher) -> optim.Optimizer:
     """The optimiser of α, and of what else the searcher learns: Adam, whose decay is an L2 penalty, or AdamW."""
     e = experiment
     kind = optim.AdamW if e.alpha_decoupled else optim.Adam
-    return kind(searcher.parameters(), e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay)
+    on_gpu = searcher.alpha.device.type == "cuda"
+    return kind(searcher.parameters(), e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay, capturable=on_gpu)
 
 
 class Search:
@@ -109,8 +110,12 @@ class Search:
         self.steps = min(map(len, self.loaders.values()))
         self.history: dict[str, list[Tensor]] = {}
         self.stopping = EarlyStopping(self.supernet, e.early_stop).to(self.device) if e.early_stop > -1 else None
+        course = [Statistics(tuple(self.searcher.alpha.shape)) for _ in range(2)]
+        self.course: Any = nn.ModuleList(course).to(self.searcher.alpha.device)
         self._begin_epoch()
-        self._begin_course()
+        graphed = self.device.type == "cuda" and self.stopping is None and e.level != "unrolled"
+        #: Whether its steps, if they draw nothing, become CUDA graphs: nothing in them may ask for a number.
+        self.graphed = e.graphs and graphed and not self.searcher.drawn_on_cpu
 
     def run_epoch(self) -> Iterator[None]:
         """The epoch, or what is left of it, step by step; raises Diverged at its end (:meth:`check_finite`)."""
@@ -120,9 +125,18 @@ class Search:
         # The steps that are done already draw their order, crops and flips again.
         self.generators["batches"].set_state(self.shuffle)
         with GateProbe(self.supernet) as probe:
+            learn: list[Callable[[tuple[Batch, ...]], None]]
+            learn = [partial(self._learn, phase, probe) for phase in range(len(self.phases))]
+            if self.graphed:
+                # A graph of one epoch: learning rate, temperature and progress are the same in all its steps.
+                draws = self.generators["architectures"]
+                drawn_nothing = partial(lambda before: torch.equal(draws.get_state(), before), draws.get_state())
+                learn = [graphs.Captured(f, drawn_nothing) for f in learn]
             for batches in islice(zip(*self.loaders.values(), strict=False), self.step, None):
-                for phase in range(len(self.phases)):
-                    self._learn(batches, phase, probe)
+                for each in learn:
+                    each(batches)
+                if e.course_every and self.epoch < e.epochs:
+                    self._keep_course()
                 self.step += 1
                 yield
         self.check_finite()
@@ -150,7 +164,7 @@ class Search:
         measured = [_Measured(self.supernet.shape, self.steps) for _ in self.phases]
         self.measured: Any = nn.ModuleList(measured).to(self.device)
 
-    def _learn(self, batches: tuple[Batch, ...], phase: int, probe: GateProbe) -> None:
+    def _learn(self, phase: int, probe: GateProbe, batches: tuple[Batch, ...]) -> None:
         """One forward and backward pass on a phase's batch, the updates of its learners, and what it has shown."""
         e, learners = self.experiment, self.phases[phase][1] if self.epoch < self.experiment.epochs else ()
         images, labels = batches[phase]
@@ -180,7 +194,7 @@ class Search:
                 self.optimisers[name].step()
         if "alpha" in learners and e.course_every:
             self._note_course(probe.costs)
-        self.measured[phase].update(self.step, logits.detach(), labels, losses.detach(), probe)
+        self.measured[phase].update(logits.detach(), labels, losses.detach(), probe)
 
     def _logits(self, images: Images, gates: Gates) -> Logits:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.experiment.bf16):
@@ -202,22 +216,23 @@ class Search:
         return look_ahead(losses[0], losses[1], self.theta, self.searcher.parameters(), self.optimisers["theta"])
 
     def _note_course(self, costs: Tensor) -> None:
-        """What operations cost in this step, summed over a type's cells, goes to the course; α too when it is kept."""
-        alpha = self.searcher.alpha.detach()
-        sums = torch.zeros_like(alpha).index_add_(0, self.searcher.types, costs.to(alpha.device))
+        """What operations cost in this step, summed over a type's cells, goes to the course."""
+        alpha = self.searcher.alpha
+        sums = torch.zeros_like(alpha).index_add_(0, self.searcher.types, costs.detach().to(alpha.device))
         for statistics, values in zip(self.course, (sums, sums.square()), strict=True):
             statistics.update(values)
+
+    def _keep_course(self) -> None:
+        """Where it is time, keep α and what the course has gathered, and gather anew."""
         if (self.epoch * self.steps + self.step + 1) % self.experiment.course_every:
             return
         cost, square = (statistics.result() for statistics in self.course)
-        kept = {"alpha": alpha.cpu().clone(), "count": cost["count"], "cost": cost["mean"], "square": square["mean"]}
+        alpha = self.searcher.alpha.detach().cpu().clone()
+        kept = {"alpha": alpha, "count": cost["count"], "cost": cost["mean"], "square": square["mean"]}
         for name, value in kept.items():
             self.history.setdefault(f"course_{name}", []).append(value)
-        self._begin_course()
-
-    def _begin_course(self) -> None:
-        shape = tuple(self.searcher.alpha.shape)
-        self.course: Any = nn.ModuleList([Statistics(shape), Statistics(shape)]).to(self.searcher.alpha.device)
+        for statistics in self.course:
+            statistics.reset()
 
     def record(self) -> Record:
         """What the epochs so far have shown."""
@@ -289,6 +304,8 @@ class Search:
                 parameter.grad = torch.zeros_like(parameter)
         self.schedule.load_state_dict(state["schedule"])
         self.measured.load_state_dict(state["measured"])
+        for measured in self.measured:
+            measured.steps.fill_(self.step)
         if self.stopping is not None:
             self.stopping.load_state_dict(state["stopping"])
         self.course.load_state_dict(state.get("course", self.course.state_dict()))  # format 2 began without it
@@ -437,8 +454,10 @@ class _Measured(nn.Module):
         self.sums: Tensor = nn.Buffer(torch.zeros(len(GROUPS), len(QUANTITIES), dtype=torch.float64))
         #: Of every step a number that is finite as long as all losses and costs were.
         self.totals: Tensor = nn.Buffer(torch.zeros(steps, dtype=torch.float64))
+        #: How many steps there were, on their device: what a GPU replays counts there.
+        self.steps: Tensor = nn.Buffer(torch.zeros(1, dtype=torch.int64), persistent=False)
 
-    def update(self, step: int, logits: Logits, labels: Labels, losses: Losses, probe: GateProbe) -> None:
+    def update(self, logits: Logits, labels: Labels, losses: Losses, probe: GateProbe) -> None:
         """Add one step's; nothing waits for the device."""
         log_p = logits.log_softmax(1)
         entropies = -(log_p.exp() * log_p).sum(1)
@@ -449,7 +468,8 @@ class _Measured(nn.Module):
         self.sums += groups @ torch.stack([groups[0], correct, losses, entropies, costs], dim=1)
         self.cost.update(probe.costs)
         self.cell_cost.update(probe.cell_costs)
-        self.totals[step] = self.sums.sum() + self.cost.total.sum()
+        self.totals.index_copy_(0, self.steps, (self.sums.sum() + self.cost.total.sum())[None])
+        self.steps += 1
 
     def result(self) -> dict[str, Tensor]:
         """What is remembered of the epoch, on the CPU."""

@@ -99,19 +99,29 @@ class _StackedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, *outputs: Tensor) -> Tensor:
-        stack = torch.stack([pixels(x) for x in outputs], dim=1)
+        stack = torch.stack([_flat(x).to(gates.dtype) for x in outputs])
         ctx.save_for_backward(gates, stack)
-        ctx.dtypes = [x.dtype for x in outputs]
-        return images(torch.bmm(gates[:, None], stack.flatten(2)).view_as(stack[:, 0]), outputs[0])
+        ctx.shape, ctx.dtypes = outputs[0].shape, [x.dtype for x in outputs]
+        return _unflat(torch.bmm(gates[:, None], stack.transpose(0, 1)), ctx.shape).to(ctx.dtypes[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         gates, stack = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        g = pixels(gradient)
-        costs = torch.linalg.vecdot(stack.flatten(2), g.flatten(1)[:, None])
-        to_outputs = (gates.T[:, :, None, None] * g).unbind()
-        return costs.to(gates.dtype), *(images(x, gradient).to(d) for x, d in zip(to_outputs, ctx.dtypes, strict=True))
+        g = _flat(gradient).to(gates.dtype)
+        costs = torch.bmm(stack.transpose(0, 1), g[:, :, None])[:, :, 0]
+        # Gates with an axis of outputs that is outermost in memory, too: so each output's gradient is dense.
+        to_outputs = (gates.T.contiguous()[:, :, None] * g).unbind()
+        return costs, *(_unflat(x, ctx.shape).to(d) for x, d in zip(to_outputs, ctx.dtypes, strict=True))
+
+
+def _flat(x: Images) -> Float[Tensor, "batch number"]:
+    """Each image's numbers in a row, channels last."""
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def _unflat(x: Tensor, shape: torch.Size) -> Images:
+    batch, channels, height, width = shape
+    return x.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def gated_sum(outputs: list[Output], gates: Float[Tensor, "batch output"], relu: bool = False) -> Images:

@@ -126,6 +126,7 @@ class Supernet(Chain):
     """
 
     cell_class, memory_format = Cell, torch.channels_last
+    _index: tuple[Any, Tensor] | None = None
     cell_types: list[int]
     """Which row of the architecture parameters each cell uses: 0 if it is normal, 1 if it is a reduction."""
 
@@ -145,7 +146,7 @@ class Supernet(Chain):
                 if isinstance(cell.inputs[i], ReLUConvBN):
                     readers[at[i]].append(cell.inputs[i])
 
-        outputs = {0: Node(self.stem(images.contiguous(memory_format=torch.channels_last)), readers[0])}
+        outputs = {0: Node(self.stem(images.contiguous(memory_format=self.memory_format)), readers[0])}
         for number, (cell, plan) in enumerate(zip(self.cells, plans, strict=True)):
             x = cell([outputs[at] for at in sources[number]], plan, [next(columns) for _ in plan.operations])
             outputs[number + 1] = Node(x, readers[number + 1])
@@ -160,7 +161,9 @@ class Supernet(Chain):
         """Each node's gates, cut out of one tensor of all nodes': their gradients come back in one piece."""
         _, edges, operations = self.shape
         nodes = [(cell, pairs) for cell, plan in enumerate(plans) for pairs in plan.operations]
-        index = torch.tensor([(cell * edges + edge) * operations + k for cell, pairs in nodes for edge, k in pairs])
         values = moved(values, self.classifier.weight.device).expand(batch, *self.shape).flatten(1)
-        values = values.index_select(1, moved(index.long(), values.device))
+        if self._index is None or self._index[0] != nodes:  # relaxed gates run the same at every step
+            index = [(cell * edges + edge) * operations + k for cell, pairs in nodes for edge, k in pairs]
+            self._index = nodes, moved(torch.tensor(index).long(), values.device)
+        values = values.index_select(1, self._index[1].to(values.device))
         return values.split([len(pairs) for _, pairs in nodes], dim=1)

@@ -39,7 +39,7 @@ UNRECORDED = "not recorded yet"
 #: What a verdict is marked with, beside its word: shape, not colour.
 MARKS = {"holds": "✓", "fails": "✗", "undecided": "?", UNRECORDED: "…"}
 #: Settings that say where a search runs and what it writes down, not what it does.
-ASIDE = {"seed", "device", "threads", "bf16", "course_every"}
+ASIDE = {"seed", "device", "graphs", "threads", "bf16", "course_every"}
 #: What None stands for.
 WHOLE = {"images": "all", "image_size": "as they are"}
 
