@@ -115,7 +115,7 @@ _TABLE = (
        measured.intermediate_excess, "below", 0.0, reference="d2-reference", against={"topology": "simplified"}),
     _D("D2-remains", "trained equally often, the intermediate edge still costs more than the straight one",
        measured.intermediate_excess, "above", 0.0, reference="d2-reference"),
-    _D("D3-sign", "in the control, node 1 always fed and its way to the output deleted, the straight edge costs something",
+    _D("D3-sign", "in the control, node 1 always fed and its way out deleted, the straight edge costs something",
        measured.straight_cost, "above", 0.0, reference="d3-reference"),
     _D("D3-order", "in the control the straight edge costs more than the intermediate one",
        measured.intermediate_excess, "below", 0.0, reference="d3-reference"),
