@@ -217,6 +217,23 @@ def test_run_folder_of_another_experiment_is_refused_and_unchanged(tmp_path):
     assert {file: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
 
+@pytest.mark.parametrize("searcher", ["darts", "dsnas"])
+def test_a_run_goes_on_elsewhere_and_says_where_it_was(tmp_path, searcher, monkeypatch):
+    e = replace(TINY, searcher=searcher, epochs=2)
+    for _ in (begun := start(e)).run_epoch():
+        pass
+    state = begun.state_dict() | {"devices": ["cuda (a GPU)"], "experiment": to_json(replace(e, device="cuda"))}
+    if "alpha" in state["optimisers"]:  # as of an optimiser that is captured
+        state["optimisers"]["alpha"]["param_groups"][0]["capturable"] = True
+    folder = tmp_path / "run"
+    records.open_run(folder, replace(e, device="cuda"))
+    records.save_checkpoint(folder, state)
+    record = run(replace(e, threads=2), folder)
+    assert record.provenance["device"].startswith("cuda (a GPU), then cpu (")
+    np.testing.assert_allclose(record.arrays["alpha"], run(e).arrays["alpha"], atol=1e-4)
+    assert run(e, folder).provenance == record.provenance
+
+
 def test_checkpoint_of_another_experiment_is_refused():
     state = start(TINY).state_dict()
     with pytest.raises(ValueError, match="another experiment"):

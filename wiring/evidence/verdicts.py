@@ -9,7 +9,7 @@ A claim *holds* if the whole interval lies on its side of its threshold, *fails*
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ def judge(claim: str | Claim, evidence: Sequence[Record] | Sequence[Report] | Se
     seeds = [experiment.seed for experiment in experiments]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {seeds}: every run must have a seed of its own")
-    if len({anywhere(experiment) for experiment in experiments}) > 1:
+    if len({replace(anywhere(experiment), seed=0) for experiment in experiments}) > 1:
         raise ValueError("the records are of different experiments; they may differ in the seed, and in where they ran")
     values = [number for item in evidence if not np.isnan(number := _number(claim, item))]
     low, high = interval(values)
@@ -113,8 +113,7 @@ def _number(claim: Claim, item: Record | Report | Pair) -> float:
         raise ValueError(f"{claim.id} is about single runs; give each without a partner")
     changes, against = dict(claim.changes or {}), dict(claim.against)
     own, other = with_fields(run.experiment, changes), with_fields(run.experiment, against)
-    same_seed = run.experiment.seed == partner.experiment.seed
-    if own != run.experiment or other == own or anywhere(other) != anywhere(partner.experiment) or not same_seed:
+    if not own == run.experiment != other or anywhere(other) != anywhere(partner.experiment):
         first = f"that has {changes}" if changes else "without it"
         raise ValueError(
             f"{claim.id}: each pair is a run {first}, then its partner of the same seed with {against} alone"

@@ -32,7 +32,7 @@ from wiring.costs.probe import GateProbe, Statistics
 from wiring.datasets import LOG, DataError, Dataset, Labels, Loader, difference, load_dataset
 from wiring.search import graphs, records, signals
 from wiring.search.bilevel import EarlyStopping, look_ahead
-from wiring.search.experiments import LEVELS, Experiment, from_json, preflight, preset, to_json
+from wiring.search.experiments import LEVELS, Experiment, anywhere, from_json, preflight, preset, to_json
 from wiring.search.records import GROUPS, Record, RecordError
 from wiring.search.searchers import SEARCHERS, Searcher, dropped
 from wiring.supernet import NAMES, Gates, Images, Supernet
@@ -64,6 +64,12 @@ def generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
+def _written(device: torch.device) -> str:
+    is_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_gpu else torch.backends.cpu.get_cpu_capability()
+    return f"{device.type} ({name})"
+
+
 def adam(experiment: Experiment, searcher: Searcher) -> optim.Optimizer:
     """The optimiser of α, and of what else the searcher learns: Adam, whose decay is an L2 penalty, or AdamW."""
     e = experiment
@@ -78,6 +84,8 @@ class Search:
     def __init__(self, experiment: Experiment, dataset: Dataset) -> None:
         self.experiment = e = experiment
         self.device = torch.device(e.device)
+        #: Where it has run: one, unless it was resumed elsewhere.
+        self.devices = [_written(self.device)]
         self.data_name, self.fingerprint = dataset.name, dataset.fingerprint()
         dataset = dataset.with_label_noise(e.label_noise, generator(e.seed, "labels")).to(self.device)
 
@@ -243,18 +251,13 @@ class Search:
         table = pd.DataFrame(sums.reshape(len(rows), -1), rows, QUANTITIES)
         means = table.iloc[:, 1:].div(table["images"], axis=0)  # of no images NaN
         scalars = means.assign(images=table["images"].astype(int))[QUANTITIES].reset_index()
-        name = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else torch.backends.cpu.get_cpu_capability()
-        )
         packages = {package: version(package) for package in ("wiring", "torch", "torchvision", "numpy")}
         provenance = {
             "operations": list(NAMES),
             "data": self.data_name,
             "fingerprint": self.fingerprint,
             "images": {split: len(loader.dataset) for split, loader in self.loaders.items()},
-            "device": f"{self.device.type} ({name})",
+            "device": ", then ".join(self.devices),
             "threads": self.experiment.threads,
             "seconds": round(self.seconds, 1),
             "finished": time.strftime("%Y-%m-%d"),
@@ -272,6 +275,7 @@ class Search:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
+            "devices": self.devices,
             "history": self.history,
             # The order, crops and flips of an epoch follow from where it began.
             "generators": generators | {"batches": self.shuffle},
@@ -285,7 +289,8 @@ class Search:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state. Raises ValueError if it is another experiment's, or of other images or operations."""
-        if from_json(state["experiment"]) != self.experiment:
+        begun = from_json(state["experiment"])
+        if anywhere(begun) != anywhere(self.experiment):
             raise ValueError("the checkpoint belongs to another experiment")
         if differs := difference(state.get("data", {}), self.fingerprint):
             raise ValueError(f"the checkpoint is of a run on other data: {differs}")
@@ -294,11 +299,16 @@ class Search:
             random.set_state(state["generators"][name])
         self.shuffle = state["generators"]["batches"]
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        before = state.get("devices", [begun.device] * (begun.device != self.experiment.device))
+        self.devices = before + [name for name in self.devices if before[-1:] != [name]]
         self.history = state["history"]
         self.supernet.load_state_dict(state["supernet"])
         self.searcher.load_state_dict(state["distribution"])
         for name, optimiser in self.optimisers.items():
+            own = [group["capturable"] for group in optimiser.param_groups if "capturable" in group]
             optimiser.load_state_dict(state["optimisers"][name])
+            for group, capturable in zip(optimiser.param_groups, own, strict=False):
+                group["capturable"] = capturable  # of this device, not of the one before
         if self.experiment.undrawn == "decay":
             for parameter in self.optimisers["theta"].state:  # has been drawn, so it had a gradient
                 parameter.grad = torch.zeros_like(parameter)
@@ -317,7 +327,8 @@ def run(
     """Run a search to its end, showing progress on a terminal: a preset or an experiment, with ``changes`` of fields.
 
     An unfinished run of the same experiment on the same images in ``folder`` is resumed where it was saved, after an
-    epoch or after the step in which a signal stopped it; a finished one is read; ``None`` keeps nothing. A ``dataset``
+    epoch or after the step in which a signal stopped it, to the same bits on the same CPU, and with other last digits
+    on another device or with other ``threads``; a finished one is read; ``None`` keeps nothing. A ``dataset``
     of images in memory is used in place of the experiment's ``data``, which becomes its name.
 
     Raises ValueError before anything is written: what ``preflight`` refuses, or the folder holds something else, a run

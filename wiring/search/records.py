@@ -22,7 +22,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ class Record:
     types, edges, operations): α each time so many steps were done, and of the steps since the time before in how many
     an operation was sampled and the means of its cost, summed over the cells, and of that cost's square."""
     provenance: Mapping[str, Any]
-    """Names of the operations, data set and its fingerprint, versions, device, threads, wall time in seconds."""
+    """Names of the operations, data set and its fingerprint, versions, device (several, if it was resumed
+    on another), threads, wall time in seconds."""
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the arrays as a tidy table: a row per entry, a column per axis, and its value under its name.
@@ -172,10 +173,10 @@ def locked(folder: Path) -> AbstractContextManager[object]:
 
 
 def check_run(folder: Path, experiment: Experiment) -> None:
-    """Raise RecordError unless a folder holds this experiment or nothing; writes nothing."""
+    """Raise RecordError unless a folder holds this experiment, wherever it ran, or nothing; writes nothing."""
     if (folder / "experiment.json").exists():
-        kept = to_dict(_experiment(folder))
-        for name, value in to_dict(experiment).items():
+        kept = to_dict(anywhere(_experiment(folder)))
+        for name, value in to_dict(anywhere(experiment)).items():
             if kept[name] != value:
                 difference = f"{name} = {kept[name]!r} there, {value!r} here"
                 raise RecordError(f"{folder} holds another experiment: {difference}; choose another folder")
@@ -368,10 +369,10 @@ def load_reference(name: str, **changes: Any) -> list[Record]:
     They lie below the preset's name, or that of another preset which says the same, and count wherever they ran, on
     whatever device. Raises ValueError as :func:`wiring.preset`.
     """
-    wanted = anywhere(preset(name, **changes))
+    wanted = anywhere(preset(name, **changes, seed=0))
     names = {name, *(other for other, same in PRESETS.items() if anywhere(same) == wanted)}
     folders = [path.parent for own in names for path in REFERENCE.glob(f"{own}/**/done.json")]
-    own = (load(folder) for folder in folders if anywhere(_experiment(folder)) == wanted)
+    own = (load(folder) for folder in folders if replace(anywhere(_experiment(folder)), seed=0) == wanted)
     return sorted(own, key=lambda record: record.experiment.seed)
 
 
