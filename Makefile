@@ -1,6 +1,7 @@
 # `make` alone lists the targets. What they install or build lies in .venv/ and _build/, which git ignores.
 PYTHON ?= python3
 BIN := .venv/bin
+ON_GPU = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 # What `make setup` takes instead of the locked torch and torchvision, which on Linux bring CUDA: requirements and
 # options of pip, or `installed`, those of $(PYTHON). It is asked once, when .venv is made, and kept in .venv/ready.
 TORCH ?= $(shell cat .venv/ready 2>/dev/null)
@@ -18,7 +19,7 @@ build_html = test -f _build/built || rm -rf _build/html _build/.doctrees; rm -f 
 	$(BIN)/jupyter-book build $(1) --config _config.yml --path-output . -q -W -n --keep-going && touch _build/built
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format book html outputs explorer logo bench lock clean
+.PHONY: help setup test lint format book html outputs explorer logo bench cuda lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -72,6 +73,13 @@ bench: setup ## measure speed and memory on this machine, 6 minutes, and write t
 	rm -f _build/bench.json && mkdir -p _build
 	$(BIN)/wiring bench --json _build/bench.json; status=$$?; test -f _build/bench.json || exit $$status; \
 	mv _build/bench.json data/bench.json && PYTHONPATH=book/extension $(BIN)/python -m wiring_book.bench_table && exit $$status
+
+# Beside a torch that is there already nothing is installed: with PYTHON=python3 pydantic has to be there, and beartype.
+cuda: ## on a GPU: its tests, its bench, then p1-paper and p3-paper, resumable, into runs/cuda
+	mkdir -p runs/cuda
+	$(ON_GPU) -m pytest -q -m cuda -o addopts= tests/test_cuda.py
+	-$(ON_GPU) -m wiring bench --device cuda --json runs/cuda/bench-$$(date +%F-%H%M).json
+	for name in p1-paper p3-paper; do $(ON_GPU) -m wiring run $$name --out runs/cuda/$$name || exit; done
 
 lock: ## resolve pyproject.toml anew in an empty environment and rewrite requirements.lock
 	rm -rf _build/lock

@@ -104,6 +104,7 @@ BAD = [
     ([*QUICK, "--searcher", "enas"], "searcher", "'enas'", "darts", "snas", "dsnas", "uniform"),
     ([*QUICK, "--level", "two"], "level", "'two'", "single", "bi"),
     ([*QUICK, "--device", "tpu"], "device", "'tpu'", "cpu", "cuda"),
+    (["bench", "--device", "tpu"], "device", "'tpu'", "cpu", "cuda"),
     ([*QUICK, "--seed", "-1"], "seed", "-1"),
     # data
     ([*QUICK, "--data", "mnist"], "'mnist'", "digits", "cifar10", "folder:PATH"),
@@ -158,6 +159,7 @@ def test_bad_command_line_is_refused_in_one_line_and_writes_nothing(here, capsys
 @pytest.mark.parametrize("preset", ["p1-paper", "p1-quick"])
 def test_cuda_where_there_is_none_is_refused_with_what_there_is(here, capsys, preset):
     refused(here, capsys, ["run", preset, "--device", "cuda"], "device", "'cuda'", "cpu")
+    refused(here, capsys, ["bench", "--device", "cuda"], "device", "'cuda'", "cpu")
 
 
 def test_no_network_and_no_files_are_refused_in_one_line(here, capsys, monkeypatch):

@@ -471,12 +471,14 @@ def test_pages_say_of_a_claim_what_the_records_say(visit):
         for name, verdict in recorded.items():
             if verdict.claim.chapter == chapter:
                 said = page.locator(f"p#claim-{name.lower()}").inner_text().replace("’", "'")
-                shown = [*rounded(verdict.estimate, verdict.low, verdict.high)] if verdict.seeds else []
+                shown = [*rounded(verdict.estimate, verdict.low, verdict.high)] if verdict.seeds > 1 else []
                 word = verdict.verdict if verdict.seeds else UNRECORDED
                 assert all(part in said for part in (name, word, verdict.claim.statement, *shown))
     page = visit("summary")
     tally = page.locator(".wiring-tally").inner_text()
-    assert f"holds {sum(v.verdict == 'holds' for v in recorded.values() if v.claim.id[0] == 'X')}" in tally
+    assert f"holds {sum(v.verdict == 'holds' for v in recorded.values() if v.claim.id[0] in 'XR')}" in tally
+    advice = visit("practitioners").locator(".wiring-verdicts td:first-child a")
+    assert set(advice.all_inner_texts()) == {name for name in CLAIMS if name[0] == "R"}
     for place in (".wiring-tally a", ".wiring-verdicts td:first-child a"):
         links = page.locator(place)
         assert {link.inner_text() for link in links.all()} == set(CLAIMS)
@@ -525,7 +527,7 @@ FOUND = {
 }
 FOUND |= {"collapse": "p3", "recommendation": "threshold", "GDAS": "your-supernet", "H1": "cost-means", "B1": "p3"}
 FOUND |= {"D1": "intermediate-edges", "X1": "p2", "search split": "p3", "degree": "theorem1", "type 1": "search-space"}
-FOUND |= {"width preference": "p2"}
+FOUND |= {"width preference": "p2", "OLES": "remedies"}
 
 
 def test_search_finds_what_readers_may_call_it(visit):

@@ -26,6 +26,8 @@ def test_a_claim_without_runs_says_how_to_make_one():
     assert finding.word == UNRECORDED
     assert UNRECORDED in finding.badge
     assert finding.measured == "`wiring run p1-reference --seed N` makes a run"
+    changed = Finding(judge("R7", []), None)
+    assert changed.measured == "`wiring run collapse-reference --seed N --level unrolled` makes a run"
     assert "nan" not in finding.setting + finding.measured
 
 
@@ -48,6 +50,9 @@ def test_how_a_run_was_recorded_names_its_folder_and_a_command_that_makes_it():
             name.removeprefix("--"): from_text(value) for name, value in zip(given[::2], given[1::2], strict=True)
         }
         assert changes == fields
+    assert "data/reference/collapse-reference/early_stop=0.4`" in provenance(
+        "collapse-reference", load_reference("collapse-reference", early_stop=0.4)
+    )
 
 
 def test_every_claim_of_the_paper_names_its_chapter():

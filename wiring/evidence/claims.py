@@ -75,6 +75,8 @@ _H1 = partial(Claim, chapter="cost-means")
 _D = partial(Claim, chapter="intermediate-edges")
 _X = partial(Claim, chapter="threshold", reference="start-reference")
 _T2 = partial(Claim, chapter="theorem2")
+# What the cost foretells of remedies for P3, for the reasons that their chapter has. R8 is about runs recorded before.
+_R = partial(Claim, chapter="remedies", reference="collapse-reference")
 
 # fmt: off
 _TABLE = (
@@ -133,31 +135,6 @@ _TABLE = (
         measures.cost_at_high_accuracy, "below", 0.0, reference="theorem2-quick"),
     _T2("T2c-trend", "the cost at the last cell's output falls as accuracy rises",
         measures.cost_trend, "below", 0.0, reference="uniform-reference"),
-)
-# fmt: on
-CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _TABLE}
-
-# What the cost foretells of remedies for P3, written before any of their runs was looked at; they are not recorded yet.
-# R8 is about runs that were recorded before it was written.
-#
-# - R1: L - H on the search split, which pushes None, comes of the gap between the splits; decay shrinks the classifier.
-#   A weak prediction: before a normalisation decay acts as a larger learning rate, which could widen the gap.
-# - R2: L - H stays smaller where operations stop to learn once they overfit. If they stop because batches disagree,
-#   this says nothing of the gap.
-# - R3: sigmoid gates do not compete. The zero-one loss outweighs the costs within some twenty steps, before the splits
-#   part, and then keeps each gate on its side of 1/2; that all seven of an edge fall on the closed side is unlikely.
-#   Against it: costs are positive at first (T2b), which closes gates together.
-# - R4: through Adam, a pull that dwarfs the costs moves every α alike and drowns what the costs add: the lead of
-#   whatever leads stops growing and keeps its sign.
-# - R5: shares of edges multiply the costs of all operations of an edge, and change no sign. Expected is no change.
-# - R6: an L2 penalty pulls towards 0 what has moved, most what leads; here that is None. (X2 and X3, where α starts at
-#   1, are about something else.)
-# - R7: a step of θ is small against what the splits differ by. Expected is no change.
-# - R8: costs of every cell but the last sum to zero over its edges (Corollary): on balance they push None nowhere, as
-#   far as None is equally probable on all edges and no intermediate edge is a skip.
-_R = partial(Claim, chapter="remedies", reference="collapse-reference")
-# fmt: off
-REMEDIES = (
     _R("R0", "without a remedy every edge is dropped for good", measures.retention, "below", 0.1),
     _R("R1", "stronger weight decay on θ holds None back", measures.final_lead, "below", 0.0,
        changes={"theta_weight_decay": 3e-3}, against={"theta_weight_decay": 3e-4}),
@@ -179,6 +156,7 @@ REMEDIES = (
        measures.earlier_cells_push, "below", 0.1, reference="p3-reference"),
 )
 # fmt: on
+CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _TABLE}
 
 #: The recorded single-level searches of different searchers and cells that P1 and P2 are held against.
 SINGLE_LEVEL = (

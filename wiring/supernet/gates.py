@@ -99,29 +99,20 @@ class _StackedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, *outputs: Tensor) -> Tensor:
-        stack = torch.stack([_flat(x).to(gates.dtype) for x in outputs])
+        stack = torch.stack([pixels(x) for x in outputs]).flatten(2)
         ctx.save_for_backward(gates, stack)
-        ctx.shape, ctx.dtypes = outputs[0].shape, [x.dtype for x in outputs]
-        return _unflat(torch.bmm(gates[:, None], stack.transpose(0, 1)), ctx.shape).to(ctx.dtypes[0])
+        ctx.dtypes = [x.dtype for x in outputs]
+        total = torch.bmm(gates[:, None], stack.transpose(0, 1))
+        return images(total.view(len(gates), -1, outputs[0].shape[1]), outputs[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         gates, stack = ctx.saved_tensors
-        g = _flat(gradient).to(gates.dtype)
-        costs = torch.bmm(stack.transpose(0, 1), g[:, :, None])[:, :, 0]
-        # Gates with an axis of outputs that is outermost in memory, too: so each output's gradient is dense.
-        to_outputs = (gates.T.contiguous()[:, :, None] * g).unbind()
-        return costs, *(_unflat(x, ctx.shape).to(d) for x, d in zip(to_outputs, ctx.dtypes, strict=True))
-
-
-def _flat(x: Images) -> Float[Tensor, "batch number"]:
-    """Each image's numbers in a row, channels last."""
-    return x.permute(0, 2, 3, 1).flatten(1)
-
-
-def _unflat(x: Tensor, shape: torch.Size) -> Images:
-    batch, channels, height, width = shape
-    return x.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        g = pixels(gradient.contiguous(memory_format=torch.channels_last))
+        costs = torch.bmm(stack.transpose(0, 1), g.flatten(1)[:, :, None])[:, :, 0]
+        # With the outputs' axis outermost in memory each one's gradient is dense: no kernel behind strides through it.
+        to_outputs = (gates.T.contiguous()[:, :, None, None] * g).unbind()
+        return costs.to(gates.dtype), *(images(x, gradient).to(d) for x, d in zip(to_outputs, ctx.dtypes, strict=True))
 
 
 def gated_sum(outputs: list[Output], gates: Float[Tensor, "batch output"], relu: bool = False) -> Images:

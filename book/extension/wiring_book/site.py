@@ -13,7 +13,7 @@ Everything is generated while the book is built, from the records and the notebo
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx_proof.domain import ProofDomain, ProofIndex
 from wiring.__main__ import from_text
 from wiring.chapters import chapters, parameters
-from wiring.search.experiments import changed, preset
+from wiring.search.experiments import anywhere, changed, preset
 from wiring.search.records import REFERENCE, Record, load_reference
 from wiring.supernet.operations import NAMES, NONE
 
@@ -196,17 +196,26 @@ def provenance(name: str, records: Sequence[Record]) -> str:
     """One sentence on how recorded runs were made, in Markdown."""
     made = [record.provenance for record in records]
     seeds = [record.experiment.seed for record in records]
-    fields = changed(records[0].experiment, preset(name, seed=seeds[0]))
-    words = {field: json.dumps(value).strip('"') for field, value in sorted(fields.items())}
+    words = in_words(changed(anywhere(records[0].experiment), anywhere(preset(name))))
     folder = "/".join(filter(None, (name, ",".join(map("=".join, words.items())))))
-    options = "".join(f" --{field} {value}" for field, value in words.items())
+    data, devices = (sorted({str(run[key]) for run in made}) for key in ("data", "device"))
     dates = sorted({str(run["finished"]) for run in made})
     versions = sorted({f"{key} {number}" for run in made for key, number in run["versions"].items()})
     return (
         f"Records: `data/reference/{folder}`, seeds {min(seeds)} to {max(seeds)} ({len(seeds)} runs), each made by "
-        f"`wiring run {name} --seed N{options}` on {', '.join(sorted({str(run['data']) for run in made}))}; "
+        f"`{command(name, words)}` on {', '.join(data)}, {' and '.join(devices)}; "
         f"finished {' to '.join(dict.fromkeys((dates[0], dates[-1])))} with {', '.join(versions)}."
     )
+
+
+def in_words(fields: Mapping[str, Any]) -> dict[str, str]:
+    """An experiment's fields as the command line has them."""
+    return {field: json.dumps(value).strip('"') for field, value in sorted(fields.items())}
+
+
+def command(name: str, words: Mapping[str, str]) -> str:
+    """What makes a run of a preset with other fields."""
+    return f"wiring run {name} --seed N" + "".join(f" --{field} {value}" for field, value in words.items())
 
 
 class Source(Generated):

@@ -4,8 +4,9 @@ No number, verdict or setting in what these directives show is typed: it comes f
 the presets. Directives::
 
     result CLAIM ...    what the paper says (first paragraph), what we find (computed), why (second paragraph)
+    judged CLAIM ...    what we find, where the text about it stands; the result then has ``:tally:``
     tally               which claims hold and which do not
-    verdicts            every claim with its measure
+    verdicts [CLAIM ...]    every claim with its measure, or these
     beside CLAIM ...    what we find beside a figure of the paper, and in what our setting differs from the authors'
     settings            every preset by what differs from the authors' setting
 
@@ -33,7 +34,7 @@ from wiring.search import PRESETS, Experiment, changed, load_reference, preset
 from wiring.search.experiments import PURPOSES, settings, with_fields
 from wiring.search.records import REFERENCE
 
-from wiring_book.site import Generated, table
+from wiring_book.site import Generated, command, in_words, table
 
 UNRECORDED = "not recorded yet"
 #: What a verdict is marked with, beside its word: shape, not colour.
@@ -73,7 +74,7 @@ class Finding:
         """Estimate and interval; of a claim without runs, how to make one."""
         claim, verdict = self.claim, self.verdict
         if not verdict.seeds:
-            return f"`wiring run {claim.reference} --seed N` makes a run"
+            return f"`{command(claim.reference or '', in_words(claim.changes or {}))}` makes a run"
         estimate, *ends = rounded(verdict.estimate, verdict.low, verdict.high)
         interval = f"95 % interval {ends[0]} to {ends[1]}" if verdict.seeds > 1 else "one seed, no interval"
         return f"{estimate} ({interval}); holds {claim.side} {claim.threshold:.3g}"
@@ -146,21 +147,43 @@ class _Verdicts(Generated):
             raise self.error(f"no such claims: {', '.join(unknown)}")
         return [findings()[name] for name in names]
 
+    @property
+    def judged(self) -> str:
+        """Every chosen claim's verdict, with its anchor and its measure, small, and the settings that they share."""
+        groups = [(setting, list(group)) for setting, group in groupby(self.chosen, lambda finding: finding.setting)]
+        lines = [[*map(self.line, group), f"<small>From {setting}.</small>"] for setting, group in groups]
+        return "\n\n".join(chain(*lines))
+
+    @staticmethod
+    def line(finding: Finding) -> str:
+        """A verdict's line and, small, its measure."""
+        claim = finding.claim
+        return (
+            f"({anchor(claim)})=\n**{claim.id}** {finding.badge} {claim.statement}<br>"
+            f"<small>{claim.quantity}: {finding.measured}</small>"
+        )
+
+    @staticmethod
+    def tallied(found: Iterable[Finding]) -> str:
+        """An item for every verdict that there is."""
+        groups = {word: [finding.link for finding in found if finding.word == word] for word in MARKS}
+        return "\n".join(f"- {badge(word)} **{len(own)}**: {', '.join(own)}" for word, own in groups.items() if own)
+
 
 class Result(_Verdicts):
     """What a chapter comes to, before anything else."""
 
     has_content = True
+    option_spec: ClassVar[dict[str, Any]] = {"tally": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         """A list of three: the paper, we, why; every claim's verdict with its anchor.
 
-        Where the chapter judges no claim, what we find is the second of three paragraphs.
+        Where the chapter judges no claim, what we find is the second of three paragraphs. With ``tally`` it is how
+        many claims hold, and which, each a link to where the chapter has it ``judged``.
         """
         paper, *said, why = "\n".join(self.content).split("\n\n")
-        groups = [(setting, list(group)) for setting, group in groupby(self.chosen, lambda finding: finding.setting)]
-        lines = [[*map(self.line, group), f"<small>From {setting}.</small>"] for setting, group in groups]
-        ours = "\n\n".join(chain(*lines)) or said[0]
+        ours = self.tallied(self.chosen) if "tally" in self.options else self.judged or said[0]
         first = "The paper says" if all(is_papers(finding.claim) for finding in self.chosen) else "We claim"
         entries = [
             nodes.definition_list_item("", nodes.term("", label), nodes.definition("", *self.markdown(text)))
@@ -168,13 +191,13 @@ class Result(_Verdicts):
         ]
         return [nodes.container("", nodes.definition_list("", *entries), classes=["wiring-result"])]
 
-    def line(self, finding: Finding) -> str:
-        """A verdict's line and, small, its measure."""
-        claim = finding.claim
-        return (
-            f"({anchor(claim)})=\n**{claim.id}** {finding.badge} {claim.statement}<br>"
-            f"<small>{claim.quantity}: {finding.measured}</small>"
-        )
+
+class Judged(_Verdicts):
+    """What we find of some claims, in the text about them."""
+
+    def run(self) -> list[nodes.Node]:
+        """A paragraph a claim."""
+        return [nodes.container("", *self.markdown(self.judged), classes=["wiring-judged"])]
 
 
 class Tally(_Verdicts):
@@ -185,19 +208,13 @@ class Tally(_Verdicts):
         content: list[nodes.Node] = []
         for whose, own in (("the paper's", True), ("our own", False)):
             found = [finding for finding in findings().values() if is_papers(finding.claim) is own]
-            lines = self.markdown(f"Of {whose} {len(found)} claims, in our runs:\n\n{self.lines(found)}")
+            lines = self.markdown(f"Of {whose} {len(found)} claims, in our runs:\n\n{self.tallied(found)}")
             content.append(nodes.container("", *lines))
         return [nodes.container("", *content, classes=["wiring-tally"])]
 
-    @staticmethod
-    def lines(found: Iterable[Finding]) -> str:
-        """An item for every verdict that there is."""
-        groups = {word: [finding.link for finding in found if finding.word == word] for word in MARKS}
-        return "\n".join(f"- {badge(word)} **{len(own)}**: {', '.join(own)}" for word, own in groups.items() if own)
-
 
 class Verdicts(_Verdicts):
-    """Every claim."""
+    """Every claim, or those that are named."""
 
     def run(self) -> list[nodes.Node]:
         """A table of three columns, which fit on a phone."""
@@ -207,7 +224,7 @@ class Verdicts(_Verdicts):
                 f"{found.badge} {found.claim.statement}<br><small>{found.claim.quantity}</small>",
                 f"{found.measured}<br><small>{found.setting}</small>",
             )
-            for found in findings().values()
+            for found in self.chosen or findings().values()
         ]
         content = self.markdown(table(("claim", "verdict, statement and measure", "we find"), rows))
         return [nodes.container("", *content, classes=["wiring-verdicts"])]
@@ -297,7 +314,7 @@ def _read_again(app: Sphinx, env: BuildEnvironment, *changes: set[str]) -> list[
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of the directives, and when pages are read again."""
-    for directive in (Result, Tally, Verdicts, Beside, Settings):
+    for directive in (Result, Judged, Tally, Verdicts, Beside, Settings):
         app.add_directive(directive.__name__.lower(), directive)
     app.add_role("recorded", Recorded())
     app.connect("env-get-outdated", _read_again)
