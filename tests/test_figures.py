@@ -16,6 +16,7 @@ from wiring_book import players
 
 from wiring import datasets, figures
 from wiring.chapters import BOOK
+from wiring.evidence.measured import measured_costs
 from wiring.evidence.measures import retained, retention
 from wiring.search.experiments import preset
 from wiring.search.loop import Search
@@ -86,10 +87,21 @@ def test_the_players_play_both_types_of_cell(run):
         assert played["cost"] == pytest.approx(costs.sum(-1), abs=1e-4)
 
 
-def test_figures_of_one_cell_refuse_several(run):
+def test_figures_of_measured_costs_refuse_several_cells_and_runs_without(run):
     for figure in (figures.cost_means, figures.edge_costs):
-        with pytest.raises(ValueError, match=r"cells = 2: .*allowed: 1"):
+        with pytest.raises(ValueError, match=r"cells = 2, .*allowed: 1"):
             figure({"two cells": [run]})
+        with pytest.raises(ValueError, match=r"measuring_epochs = 0: .*allowed: .*at least 1"):
+            figure({"nothing measured": load_reference("initial-reference")[:1]})
+
+
+def test_the_straight_edge_stands_beside_the_intermediate_one_operation_by_operation():
+    records = load_reference("d1-reference")
+    (panel,) = figures.edge_costs({"a cell": records}).axes
+    shown = [line.get_xdata() for line in panel.lines if len(line.get_ydata()) == 7]
+    for edge, lines in ((1, shown[: len(shown) // 2]), (2, shown[len(shown) // 2 :])):  # (0, 2) and (1, 2)
+        expected = [measured_costs(record)[0, edge, 1:] for record in records]
+        assert np.stack(lines) == pytest.approx(np.stack([*expected, np.mean(expected, axis=0)]))
 
 
 def test_curves_over_seeds_are_their_mean_and_range():
@@ -158,10 +170,8 @@ DRAWN = {
         {"DSNAS, 8 minimal cells": run, "DSNAS, 4 DARTS cells": run}
     ),
     "splits": lambda run, records: figures.splits(records, load_reference("p3-single-reference")),
-    "cost_means": lambda run, records: figures.cost_means({"initial": load_reference("initial-reference")[:2]}),
-    "edge_costs": lambda run, records: figures.edge_costs(
-        {name: load_reference("control-reference") for name in "abc"}
-    ),
+    "cost_means": lambda run, records: figures.cost_means({"initial": load_reference("h1-initial-reference")[:2]}),
+    "edge_costs": lambda run, records: figures.edge_costs({name: load_reference("d3-reference") for name in "abc"}),
     "initial_costs": lambda run, records: figures.initial_costs([-0.1, 0.1, 0.2], 0.0, 0.1),
     "cost_against_accuracy": lambda run, records: figures.cost_against_accuracy(records),
     "none_probability": lambda run, records: figures.none_probability(run),

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure as _MatplotlibFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
-from wiring.evidence import measures
+from wiring.evidence import measured, measures
 from wiring.search import Record, dropped, lead
 from wiring.search.records import CELL_TYPES
 from wiring.supernet import NAMES, NONE, Topology
@@ -80,13 +80,15 @@ def _figure(
     return figure, places[:panels]
 
 
-def _several(groups: Mapping[str, Runs], one_cell: bool = False) -> dict[str, Sequence[Record]]:
-    """Runs by name, as sequences. Raises ValueError if there are none, or not of one cell where they have to be."""
+def _several(groups: Mapping[str, Runs], measuring: bool = False) -> dict[str, Sequence[Record]]:
+    """Runs by name, as sequences. Raises ValueError without any, or if not of one measured cell where they must be."""
     several = {name: [runs] if isinstance(runs, Record) else runs for name, runs in groups.items()}
     if not several or not all(several.values()):
         raise ValueError(f"groups = {list(several)}: allowed: at least one name, and of each at least one record")
-    if one_cell and (cells := max(record.experiment.cells for runs in several.values() for record in runs)) > 1:
-        raise ValueError(f"cells = {cells}: this figure shows the costs of one cell; allowed: 1")
+    for e in [record.experiment for runs in several.values() for record in runs if measuring]:
+        if e.cells > 1 or not e.measuring_epochs:
+            have = f"cells = {e.cells}, measuring_epochs = {e.measuring_epochs}"
+            raise ValueError(f"{have}: this figure shows the measured costs of one cell; allowed: 1, and at least 1")
     return several
 
 
@@ -287,17 +289,17 @@ def _of_type(record: Record, kind: int, title: str) -> str:
 
 
 @_style
-def splits(bi: Runs, single: Runs) -> Figure:
+def splits(bi: Runs, single: Runs = ()) -> Figure:
     """L, H and cost over the epochs, for all, correct and wrong images; mean and range over seeds.
 
-    Shown are both splits of bi-level runs, and the one of single-level runs.
+    Shown are both splits of bi-level runs, and the one of single-level runs, if any.
     """
     rows = {"loss": "L (nats)", "entropy": "H (nats)", "cost": "L − H (nats)"}
     columns = {"all": "all images", "correct": "correctly classified", "wrong": "wrongly classified"}
-    names = ["bi-level, training split", "bi-level, search split", "single-level"]
-    tables = [r.scalars.assign(runs="bi-level, " + r.scalars.split + " split") for r in _several({"bi": bi})["bi"]]
-    tables += [r.scalars.assign(runs="single-level") for r in _several({"single": single})["single"]]
-    table = pd.concat(tables)
+    several = _several({"bi-level": bi} | ({"single-level": single} if single else {}))
+    tables = [r.scalars.assign(runs="bi-level, " + r.scalars.split + " split") for r in several.pop("bi-level")]
+    tables += [r.scalars.assign(runs=name) for name, runs in several.items() for r in runs]
+    names, table = ["bi-level, training split", "bi-level, search split", *several], pd.concat(tables)
     draw = partial(sns.lineplot, x="epoch", errorbar=("pi", 100), hue="runs", palette=_SHADES, style="runs")
     figure, panels = _figure(1.8, 9, 3, "epoch", sharex=True, sharey="row")
     for axes, ((quantity, label), (group, title)) in zip(panels, product(rows.items(), columns.items()), strict=True):
@@ -324,12 +326,12 @@ def _by_edge(
 
 @_style
 def cost_means(groups: Mapping[str, Runs]) -> Figure:
-    """Mean cost of every operation in the last epoch, a panel per edge, a marker per group; with the range over steps.
+    """Measured mean cost of every operation, a panel per edge, a marker per group; with the range over steps.
 
     The mean is over seeds, the range from any step's least to its largest; the axis is linear up to 0.05 nats.
-    Raises ValueError if a run has several cells.
+    Raises ValueError if a run has several cells or no measuring epochs.
     """
-    several, operations = _several(groups, one_cell=True), NAMES[NONE + 1 :]
+    several, operations = _several(groups, measuring=True), NAMES[NONE + 1 :]
     looks = list(zip(several, cycle(_MARKERS), ["white", *[None] * len(several)]))  # the first one's are hollow
     entries = [Line2D([], [], color="0.3", ls="", marker=marker, mfc=fill, label=name) for name, marker, fill in looks]
     figure, panels = _by_edge(next(iter(several.values()))[0], 2.5, "cost (nats)", entries=entries)
@@ -337,13 +339,15 @@ def cost_means(groups: Mapping[str, Runs]) -> Figure:
         several.values(), looks, np.linspace(-0.2, 0.2, len(looks)), strict=True
     ):
         place = np.arange(len(operations)) + offset
-        low, mean, high = (
-            np.stack([r.arrays[f"cost_{key}"][-1, 0, 0] for r in runs]) for key in ("min", "mean", "max")
+        mean = np.mean([measured.measured_costs(r)[0] for r in runs], axis=0)
+        low, high = (
+            extreme([r.arrays[f"cost_{key}"][r.experiment.epochs :, 0, 0] for r in runs], axis=(0, 1))
+            for extreme, key in ((np.nanmin, "min"), (np.nanmax, "max"))
         )
         for axes, _, edge, colour in panels:
-            shown = slice(NONE + 1, None)
-            axes.hlines(place, low.min(0)[edge, shown], high.max(0)[edge, shown], color=colour, lw=0.8, alpha=0.6)
-            axes.plot(mean.mean(0)[edge, shown], place, marker, color=colour, mfc=fill or colour, ms=4.5)
+            own = edge, slice(NONE + 1, None)
+            axes.hlines(place, low[own], high[own], color=colour, lw=0.8, alpha=0.6)
+            axes.plot(mean[own], place, marker, color=colour, mfc=fill or colour, ms=4.5)
     axes.set_xscale("symlog", linthresh=0.05)
     axes.set_xticks([-0.1, 0, 0.1], ["−0.1", "0", "0.1"])
     axes.set_yticks(range(len(operations)), operations)
@@ -354,26 +358,27 @@ def cost_means(groups: Mapping[str, Runs]) -> Figure:
 
 @_style
 def edge_costs(groups: Mapping[str, Runs]) -> Figure:
-    """Mean cost of what was drawn on the straight and on the first intermediate edge, over the epochs.
+    """Measured mean cost of every operation on the straight and on the intermediate edge, a panel per group of runs.
 
-    They end in one node, the straight one starts at the last input. A panel per group of runs. Raises ValueError if a
-    run has several cells.
+    Large is the mean over seeds, small is a seed. Raises ValueError if a run has several cells or no measuring epochs.
     """
-    several = _several(groups, one_cell=True)
-    figure, panels = _figure(2.6, len(several), 3, "epoch", "mean cost (nats)", sharex=True, sharey=True)
-    for axes, (title, records) in zip(panels, several.items(), strict=True):
-        topology = records[0].experiment.topology
-        first, colours = len(topology.inputs), list(_colours(topology))
-        for edge in [topology.edges.index((start, first + 1)) for start in (first - 1, first)]:
-            means = [record.arrays["cost_mean"][:, 0, 0, edge, NONE + 1 :] for record in records]
-            curves = np.nanmean(np.stack(means), axis=2)  # in a short epoch an operation may never be drawn
-            epochs = range(1, curves.shape[1] + 1)
-            axes.plot(epochs, curves.T, color=colours[edge], lw=0.7, alpha=0.5)
-            axes.plot(epochs, curves.mean(0), color=colours[edge], lw=2.2, label=f"{topology.edges[edge]}")
+    several, operations = _several(groups, measuring=True), NAMES[NONE + 1 :]
+    looks = list(zip(("straight", "intermediate"), _MARKERS, (_BLUE, _ORANGE), strict=False))
+    figure, panels = _figure(2.6, len(several), 3, "mean cost (nats)", sharex=True, sharey=True)
+    place = np.arange(len(operations))
+    for axes, (title, runs) in zip(panels, several.items(), strict=True):
+        costs = np.stack([measured.straight_and_intermediate(run) for run in runs], axis=-1)
+        axes.hlines(place, *costs.mean(-1), color="0.7", lw=0.8)
+        for own, (_, marker, colour) in zip(costs, looks, strict=True):
+            axes.plot(own, place, marker, color=colour, ms=2, alpha=0.6)
+            axes.plot(own.mean(-1), place, marker, color=colour, ms=5)
         axes.set_title(title)
-        axes.locator_params(axis="x", nbins=3, integer=True)
-        axes.legend()
-    _signs(panels)
+        axes.locator_params(axis="x", nbins=2)
+    axes.set_yticks(place, operations)
+    axes.invert_yaxis()
+    _signs(panels, "x")
+    entries = [Line2D([], [], color=colour, ls="", marker=marker, label=name) for name, marker, colour in looks]
+    _legend(figure, entries)
     return figure
 
 

@@ -17,7 +17,7 @@ from strategies import examples
 
 from wiring.chapters import chapters
 from wiring.costs.identities import Finding, Report
-from wiring.evidence import claims, measures, verdicts
+from wiring.evidence import claims, measured, measures, verdicts
 from wiring.evidence.claims import CLAIMS, Claim
 from wiring.evidence.measures import (
     edge_costs,
@@ -30,7 +30,7 @@ from wiring.evidence.measures import (
     turning_epoch,
 )
 from wiring.evidence.verdicts import compare, interval, judge
-from wiring.search.experiments import PRESETS, Experiment, preflight, preset
+from wiring.search.experiments import PRESETS, Experiment, anywhere, preflight, preset
 from wiring.search.records import Record
 from wiring.search.searchers import dropped
 from wiring.supernet.operations import NAMES
@@ -513,19 +513,24 @@ def test_no_trend_in_two_epochs():
     assert np.isnan(CLAIMS["T2c-trend"].statistic(costly([0.1, 0.2], [1, 2])))
 
 
-def excess_of(number):
-    means = np.zeros((2, 3, 8))
-    means[:, 2, 1:] = number
-    return measured(means, TOPOLOGIES["simplified"])
+def costing(straight, intermediate=0.0, topology=TOPOLOGIES["simplified"], **fields):
+    """A run whose measured mean costs of all but None are these, on the last edge and on those before it."""
+    means = np.zeros((2, 1, 1, len(topology.edges), 8))
+    means[1, ..., :-1, 1:], means[1, ..., -1, 1:] = straight, intermediate
+    experiment = Experiment(searcher="uniform", epochs=1, measuring_epochs=1, cells=1, topology=topology, **fields)
+    return Record(experiment, pd.DataFrame(), {"cost_mean": means, "cost_count": np.ones_like(means)}, {})
 
 
 OF_COST = {
     "T2b": (1, lambda cost: costly([0.1], [cost], theta_lr=0.0)),
     "T2c-sign": (-1, lambda cost: costly([0.95], [cost])),
     "T2c-trend": (-1, lambda cost: costly([0.1, 0.2, 0.3], [1, 1 + cost, 1 + 2 * cost])),
-    "D1": (1, excess_of),
-    "D2": (-1, excess_of),
-    "D3": (-1, excess_of),
+    "H1-initial-every": (1, lambda cost: costing(cost, cost, theta_lr=0.0)),
+    "H1-trained-every": (-1, lambda cost: costing(cost, cost)),
+    "D1": (1, lambda cost: costing(0.7, 0.7 + cost)),
+    "D2-remains": (1, lambda cost: costing(0.7, 0.7 + cost)),
+    "D3-sign": (1, costing),
+    "D3-order": (-1, lambda cost: costing(0.7, 0.7 + cost)),
 }
 
 
@@ -636,61 +641,36 @@ def test_the_generalisation_gap_is_the_late_difference_of_the_accuracies():
     assert measures.generalisation_gap(run) == pytest.approx(0.5)
 
 
-# H1, D1, D3
+# H1, D1 to D3
 
 
-def measured(means, topology=MINIMAL, **fields):
-    """A run with these mean costs, [epoch, edge, operation], in its one cell."""
-    means = np.asarray(means, dtype=float)[:, None, None]
-    experiment = Experiment(epochs=len(means), cells=1, topology=topology, **fields)
-    return Record(experiment, pd.DataFrame(), {"cost_mean": means}, {})
+def test_equal_training_is_judged_beside_the_simplified_cell_of_the_same_seed():
+    def pairs(*excesses):
+        return [
+            (costing(0.2, 0.2 + own, TOPOLOGIES["equal"], seed=k), costing(0.1, 0.1 + other, seed=k))
+            for k, (own, other) in enumerate(excesses)
+        ]
 
-
-def test_positive_share_counts_every_operation_but_none_at_fixed_weights():
-    means = np.full((2, 5, 8), 0.1)
-    means[:, :, 0] = -9  # None does not count
-    means[0, 0, 1:] = -0.1
-    means[0, 1, 1] = np.nan  # nor what was never drawn
-    statistic = CLAIMS["H1-initial"].statistic
-    assert statistic(measured(means, theta_lr=0.0)) == pytest.approx(27 / 34)
-    assert np.isnan(statistic(measured(means)))
-
-
-def test_negative_share_is_of_the_last_epoch_of_trained_weights_under_uniform_draws():
-    means = np.full((2, 5, 8), 0.1)
-    means[1, :4, 1:] = -0.1
-    statistic = CLAIMS["H1-trained"].statistic
-    assert statistic(measured(means, searcher="uniform")) == pytest.approx(0.8)
-    assert np.isnan(statistic(measured(means)))
-    assert np.isnan(statistic(measured(means, searcher="uniform", theta_lr=0.0)))
-
-
-def test_the_excess_of_the_intermediate_edge_in_the_simplified_cell_and_its_control():
-    means = np.zeros((3, 3, 8))
-    means[:, 2, 1:], means[:, 1, 1:], means[:, :, 0] = 0.5, 0.2, 7
-    means[:, 1, 3] = np.nan  # an operation drawn on one of the two alone
-    for topology in (TOPOLOGIES["simplified"], PRESETS["control-reference"].topology):
-        for claim in ("D1", "D2", "D3"):
-            assert CLAIMS[claim].statistic(measured(means, topology)) == pytest.approx(0.3)
-    whole = np.zeros((3, 5, 8))
-    whole[:, 4, 1:], whole[:, 3, 1:] = 0.5, 0.7
-    one = measured(whole)
-    assert CLAIMS["D1"].statistic(one) == pytest.approx(-0.2)
-    both = np.concatenate([one.arrays["cost_mean"], one.arrays["cost_mean"]], axis=2)
-    both[:, :, 1, 4] += 0.2
-    both[0, :, 1, 4] = np.nan  # a second cell's operations count as the first's, where they were drawn
-    assert CLAIMS["D1"].statistic(replace(one, arrays={"cost_mean": both})) == pytest.approx((3 * -0.2 + 2 * 0) / 5)
+    verdict = judge("D2-fall", pairs((0.1, 0.3), (0.0, 0.3), (-0.1, 0.3)))
+    assert (verdict.verdict, verdict.estimate) == ("holds", pytest.approx(-0.3))
+    assert judge("D2-fall", pairs((0.4, 0.3), (0.5, 0.3), (0.6, 0.3))).verdict == "fails"
+    with pytest.raises(ValueError, match="D2-fall"):
+        judge("D2-fall", [(partner, run) for run, partner in pairs((0.1, 0.3))])
+    for run, partner in verdicts.recorded(CLAIMS["D2-fall"]):
+        assert run.experiment.seed == partner.experiment.seed
+        assert anywhere(run.experiment) == anywhere(preset("d2-reference", seed=run.experiment.seed))
+        assert anywhere(partner.experiment) == anywhere(preset("d1-reference", seed=run.experiment.seed))
 
 
 def test_the_control_is_the_simplified_cell_with_its_first_edge_fixed_and_one_output():
-    topology = PRESETS["control-reference"].topology
+    topology = PRESETS["d3-reference"].topology
     assert topology.edges == ((1, 2), (1, 3), (2, 3))
     assert [len(names) for names in topology.candidates] == [1, 8, 8]
     assert topology.output == (3,)
 
 
 def test_the_equal_cell_is_the_simplified_cell_whose_first_edge_is_never_none():
-    topology = PRESETS["equal-reference"].topology
+    topology = PRESETS["d2-reference"].topology
     assert topology.edges == TOPOLOGIES["simplified"].edges == ((0, 1), (0, 2), (1, 2))
     assert [names[0] for names in topology.candidates] == ["skip_connect", "none", "none"]
 
@@ -714,11 +694,15 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
         "B2-loss": (measures.loss_gap_of_wrong, "above", 1.5),
         "B2-entropy": (measures.entropy_gap_of_wrong, "below", 1 / 1.5),
         "B3": (measures.late_search_cost, "above", 0),
-        "H1-initial": (measures.positive_share, "above", 0.9),
-        "H1-trained": (measures.negative_share, "above", 0.9),
-        "D1": (measures.intermediate_excess, "above", 0),
-        "D2": (measures.intermediate_excess, "below", 0),
-        "D3": (measures.intermediate_excess, "below", 0),
+        "H1-initial-every": (measured.lowest_initial, "above", 0),
+        "H1-initial-most": (measured.positive_share, "above", 0.5),
+        "H1-trained-every": (measured.highest_trained, "below", 0),
+        "H1-trained-most": (measured.negative_share, "above", 0.5),
+        "D1": (measured.least_excess, "above", 0),
+        "D2-fall": (measured.intermediate_excess, "below", 0),
+        "D2-remains": (measured.intermediate_excess, "above", 0),
+        "D3-sign": (measured.straight_cost, "above", 0),
+        "D3-order": (measured.intermediate_excess, "below", 0),
         "T2b": (measures.initial_cost, "above", 0),
         "T2c-sign": (measures.cost_at_high_accuracy, "below", 0),
         "T2c-trend": (measures.cost_trend, "below", 0),
@@ -733,10 +717,8 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
         "R7": (measures.retention, "below", 0.1),
         "R8": (measures.earlier_cells_push, "below", 0.1),
     }
-    measured = {
-        claim.id: (claim.statistic, claim.side, claim.threshold) for claim in CLAIMS.values() if claim.reference
-    }
-    assert measured == fixed
+    own = {claim.id: (claim.statistic, claim.side, claim.threshold) for claim in CLAIMS.values() if claim.reference}
+    assert own == fixed
     assert all((own.side, own.threshold) == ("below", claims.ROUNDING) for own in CLAIMS.values() if not own.reference)
     assert measures.HIGH_ACCURACY == 0.9
     assert verdicts.FEWEST_SEEDS == 3

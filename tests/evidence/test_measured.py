@@ -78,6 +78,24 @@ def test_signs_of_initial_weights_are_counted_over_all_but_none(record):
     assert np.isnan(measured.highest_trained(record))
 
 
+@given(runs())
+@examples(40)
+def test_the_two_edges_are_compared_operation_by_operation(record):
+    number = len(record.experiment.topology.edges)  # of every cell here the last two edges end in its last node
+
+    def of_cells(edge, operation):
+        """Mean over the cells; None where one of them never drew it."""
+        means = [plain_mean(record, cell, edge, operation) for cell in range(2)]
+        return None if None in means else sum(means) / 2
+
+    pairs = [(of_cells(number - 2, o), of_cells(number - 1, o)) for o in range(1, 8)]
+    straight = [one for one, _ in pairs if one is not None]
+    excess = [other - one for one, other in pairs if one is not None and other is not None]
+    assert measured.straight_cost(record) == pytest.approx(sum(straight) / len(straight))
+    assert measured.intermediate_excess(record) == pytest.approx(sum(excess) / len(excess))
+    assert measured.least_excess(record) == pytest.approx(min(excess))
+
+
 def test_a_search_or_a_run_without_measuring_epochs_says_nothing_of_the_signs():
     counts, means = np.ones((5, 2, 5, 8)), np.ones((5, 2, 5, 8))
     searched = run(counts, means, replace(UNIFORM, searcher="dsnas"))

@@ -1,7 +1,7 @@
 """What runs say: a number from a record, the claims about it, and their verdicts."""
 
 from wiring.evidence.claims import CLAIMS, Claim
-from wiring.evidence.measured import course_costs
+from wiring.evidence.measured import course_costs, measured_costs, straight_and_intermediate
 from wiring.evidence.measures import (
     edge_costs,
     final_accuracy,
@@ -25,8 +25,10 @@ __all__ += [
     "gone",
     "initial_cost",
     "mean_costs",
+    "measured_costs",
     "recovered",
     "retention",
     "scalars_of",
+    "straight_and_intermediate",
 ]
 __all__ += ["turning_epoch"]

@@ -1,9 +1,7 @@
 """Measures of mean costs as the paper has them: over many draws while nothing learns, before or after the search.
 
-Until their runs are recorded, H1 and D1 to D3 are judged by the measures of epochs in which weights learn, some of the
-same name, in :mod:`wiring.evidence.measures`. The epochs that count here are those after the search
-(``Experiment.measuring_epochs``); a record without any says nothing. The mean costs of an epoch in which weights learn
-are those of a different network at each step, and of few draws each.
+The epochs that count are those after the search (``Experiment.measuring_epochs``); a record without any says nothing.
+The mean costs of an epoch in which weights learn are those of a different network at each step, and of few draws each.
 Definitions, fixed before the runs that they judge:
 
 - H1, *every*: all operations but None, on every edge, have a mean cost on their side of 0; *most*: more than half have.

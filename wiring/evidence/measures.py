@@ -254,33 +254,3 @@ def cost_trend(record: Record) -> float:
     """Rank correlation of cost and accuracy over the epochs; Spearman's, NaN for fewer than three epochs."""
     epochs = scalars_of(record, "training")
     return float(spearmanr(epochs.accuracy, epochs.cost).statistic) if len(epochs) > 2 else np.nan
-
-
-def positive_share(record: Record) -> float:
-    """Share of the edges' operations with a positive mean cost; of all but None, NaN if the weights learn."""
-    return _share(_means(record, 0) > 0) if record.experiment.theta_lr == 0 else np.nan
-
-
-def negative_share(record: Record) -> float:
-    """Share of the edges' operations with a negative mean cost; without None, last epoch, NaN unless θ alone learns."""
-    e = record.experiment
-    return _share(_means(record, -1) < 0) if e.searcher == "uniform" and e.theta_lr > 0 else np.nan
-
-
-def intermediate_excess(record: Record) -> float:
-    """Mean cost on the intermediate edge minus that on the straight one, all epochs (nats).
-
-    Of each operation but None that was drawn on both, in every cell: edge (1, 2) against (0, 2) in the simplified cell,
-    (2, 3) against (1, 3) in the minimal cell and its control.
-    """
-    topology = record.experiment.topology
-    first = len(topology.inputs)
-    intermediate, straight = (topology.edges.index(edge) for edge in ((first, first + 1), (first - 1, first + 1)))
-    means = record.arrays["cost_mean"][:, 0, :, :, NONE + 1 :]
-    return float(np.nanmean(means[:, :, intermediate] - means[:, :, straight]))
-
-
-def _means(record: Record, epoch: int) -> Float[np.ndarray, " operation"]:
-    """The mean costs of an epoch on the training split, of every operation but None that was drawn, in every cell."""
-    means = record.arrays["cost_mean"][epoch, 0, ..., NONE + 1 :]
-    return np.asarray(means[~np.isnan(means)])

@@ -122,11 +122,13 @@ def _number(claim: Claim, item: Record | Report | Pair) -> float:
 
 
 def setting(records: Sequence[Record]) -> str:
-    """How long the records' searches are, and how accurate they are at the end, as "3120 steps, accuracy 0.29"."""
+    """The searches' length and last accuracy, as "3120 steps, accuracy 0.29", and how many draws are measured since."""
     if not records or "images" not in records[0].provenance:
         return ""
-    steps, accuracy = measures.steps(records[0]), np.mean([measures.final_accuracy(record) for record in records])
-    return f"{steps} steps, accuracy {accuracy:.2f}"
+    steps, e = measures.steps(records[0]), records[0].experiment
+    accuracy = np.mean([measures.final_accuracy(record) for record in records])
+    draws = f", {steps // e.epochs * e.measuring_epochs} draws measured" if e.measuring_epochs else ""
+    return f"{steps} steps, accuracy {accuracy:.2f}{draws}"
 
 
 def recorded(claim: Claim) -> list[Record] | list[Pair]:

@@ -35,7 +35,17 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from wiring.datasets import difference
-from wiring.search.experiments import LEVELS, Experiment, anywhere, explain, from_json, preset, to_dict, to_json
+from wiring.search.experiments import (
+    LEVELS,
+    PRESETS,
+    Experiment,
+    anywhere,
+    explain,
+    from_json,
+    preset,
+    to_dict,
+    to_json,
+)
 from wiring.supernet import NAMES
 
 #: Raised by one whenever an older record would be misread; format 1, read too, has no checksum of the provenance.
@@ -356,10 +366,12 @@ def load(folder: Path | str) -> Record:
 def load_reference(name: str, **changes: Any) -> list[Record]:
     """The recorded runs of a preset in ``data/reference``, by seed; with ``changes`` of fields, those that have them.
 
-    They count wherever they ran, on whatever device. Raises ValueError as :func:`wiring.preset`.
+    They lie below the preset's name, or that of another preset which says the same, and count wherever they ran, on
+    whatever device. Raises ValueError as :func:`wiring.preset`.
     """
     wanted = anywhere(preset(name, **changes, seed=0))
-    folders = [path.parent for path in REFERENCE.glob(f"{name}/**/done.json")]
+    names = {name, *(other for other, same in PRESETS.items() if anywhere(same) == wanted)}
+    folders = [path.parent for own in names for path in REFERENCE.glob(f"{own}/**/done.json")]
     own = (load(folder) for folder in folders if replace(anywhere(_experiment(folder)), seed=0) == wanted)
     return sorted(own, key=lambda record: record.experiment.seed)
 

@@ -22,9 +22,8 @@ from wiring_book.drawing import drawing
 
 def searches() -> list[str]:
     """The recorded presets that have something to play: those whose α moves, for more than an epoch."""
-    return [
-        name for name, e in PRESETS.items() if e.searcher != "uniform" and e.epochs > 1 and (REFERENCE / name).is_dir()
-    ]
+    moving = [name for name, e in PRESETS.items() if e.searcher != "uniform" and e.alpha_lr > 0 and e.epochs > 1]
+    return [name for name in moving if (REFERENCE / name).is_dir()]
 
 
 def captions() -> dict[str, str]:

@@ -132,8 +132,8 @@ def badge(word: str) -> str:
 
 
 def is_papers(claim: Claim) -> bool:
-    """Whether the paper makes the claim. Ours are X1, X2, ..., R1, ..., and D2, which asks for more than it says."""
-    return not claim.id.startswith(("X", "R", "D2"))
+    """Whether the paper makes the claim. Ours are X1, X2, ..., and R1, ...."""
+    return not claim.id.startswith(("X", "R"))
 
 
 class _Verdicts(Generated):
