@@ -133,7 +133,7 @@ def reruns(name: str, grid: Mapping[str, Iterable[Any]], out: Path) -> Tasks:
         path = out / f"{run_name(name, json.dumps(values, sort_keys=True))}.ipynb"
         if not path.exists():
             left[str(path)] = partial(execute, chapter(name), path.resolve(), values)
-    return Tasks(len(choices), left, cores())
+    return Tasks(len(choices), left, cores(), cores())
 
 
 def execute(path: Path, out: Path, values: dict[str, Any], timeout: int | None = None, progress: bool = False) -> None:

@@ -234,3 +234,17 @@ def test_sweep_with_a_value_that_does_not_fit_is_refused_before_anything_runs(he
     with pytest.raises(ValueError, match="retries = -1"):
         sweep("p1-quick", {"seed": range(2)}, here / "mine", retries=-1)
     assert not (here / "mine").exists()
+
+
+def test_on_a_gpu_one_run_at_a_time_is_started_unless_more_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "cores", lambda: 6)
+    seen = []
+    monkeypatch.setattr(sweeps, "run_tasks", lambda left, workers, *_: seen.append(workers) or {})
+    for device in ("cpu", "cuda"):
+        grid = {"seed": range(9), "threads": [2], "device": [device]}
+        tasks = sweeps.runs(preset("p1-quick"), grid, tmp_path / device, device=False)
+        for workers in (None, 3):
+            tasks.run(workers, None, 0)
+        with pytest.raises(ValueError, match="workers = 4: allowed: 1 to 3"):
+            tasks.run(4, None, 0)
+    assert seen == [3, 3, 1, 3]

@@ -37,18 +37,19 @@ LOG = logging.getLogger(__name__)
 
 
 class Tasks(NamedTuple):
-    """What a sweep comes to: the number of its runs, how to do those not finished, and how many fit at a time."""
+    """What a sweep comes to: the number of its runs, how to do those left, how many fit at a time, and usually do."""
 
     total: int
     left: Mapping[str, Task]
     room: int
+    usual: int
 
     def run(self, workers: int | None, cluster: str | None, retries: int) -> dict[str, str]:
-        """Do what is left, by default as many at a time as fit; as :func:`run_tasks`."""
+        """Do what is left, by default as many at a time as usual; as :func:`run_tasks`."""
         if cluster is None and workers is not None and not 1 <= workers <= self.room:
             allowed = f"1 to {self.room}, as many as there are cores for their threads"
             raise ValueError(f"workers = {workers}: allowed: {allowed}")
-        return run_tasks(self.left, workers or min(self.room, max(1, len(self.left))), cluster, retries)
+        return run_tasks(self.left, workers or min(self.usual, max(1, len(self.left))), cluster, retries)
 
 
 def sweep(
@@ -92,7 +93,7 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
         raise ValueError(f"seeds {seeds}: a seed stands twice")
     root = None if folder is None else Path(folder).resolve()
     tasks = {seed: _task(replace(experiment, seed=seed), root and root / f"seed-{seed}") for seed in seeds}
-    with closing(_done(tasks, min(len(tasks), places(experiment)), "seeds")) as done:
+    with closing(_done(tasks, min(len(tasks), usual(experiment)), "seeds")) as done:
         records = {seed: future.result() for seed, future in done}
     return [records[seed] for seed in seeds]
 
@@ -113,8 +114,13 @@ def cores() -> int:
 
 
 def places(experiment: Experiment) -> int:
-    """How many such runs the machine has room for at a time: cores for their threads; one device takes one run."""
-    return 1 if experiment.device != "cpu" else max(1, cores() // experiment.threads)
+    """How many such runs the machine has room for at a time: cores for their threads."""
+    return max(1, cores() // experiment.threads)
+
+
+def usual(experiment: Experiment) -> int:
+    """How many run at a time unless more are asked for: of a GPU one may need all the memory."""
+    return places(experiment) if experiment.device == "cpu" else 1
 
 
 def run_name(name: str, fields: str) -> str:
@@ -147,7 +153,7 @@ def runs(experiment: str | Experiment, grid: Mapping[str, Iterable[Any]], out: P
         finished(folder, e)  # of a sweep's runs, all on the same data, one is held against it
     # A worker has a working folder of its own.
     left = {str(folder): _task(e, folder.resolve()) for folder, e in folders.items() if not is_done(folder)}
-    return Tasks(len(chosen), left, min(map(places, chosen)))
+    return Tasks(len(chosen), left, min(map(places, chosen)), min(map(usual, chosen)))
 
 
 def run_tasks(tasks: Mapping[str, Task], workers: int, cluster: str | None = None, retries: int = 0) -> dict[str, str]:
