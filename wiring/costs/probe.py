@@ -205,7 +205,7 @@ class GateProbe(ExitStack):
         self.model, self._cells = supernet, CostProbe(supernet, "cells.*")
         self._cells._copy = False  # nothing changes a cell's output in place
         #: What the last forward pass ran, and what it left out, on the device; relaxed gates always run the same.
-        self._inactive: tuple[Tensor, Tensor] | None = None
+        self._inactive: tuple[list[Any], Tensor] | None = None
 
     @property
     def costs(self) -> Float[Tensor, "cell edge operation"]:
@@ -239,8 +239,9 @@ class GateProbe(ExitStack):
         values = moved(gates.values, images.device).expand(len(images), *gates.active.shape)
         if not values.requires_grad:
             values = values.detach().requires_grad_()
-        if self._inactive is None or not torch.equal(self._inactive[0], gates.active):
-            self._inactive = gates.active, moved(~gates.active, values.device)
+        active = gates.active.tolist()
+        if self._inactive is None or self._inactive[0] != active:
+            self._inactive = active, moved(~gates.active, values.device)
         inactive = self._inactive[1].to(values.device)
         nothing = partial(torch.zeros, values.shape, dtype=values.dtype, device=values.device)
         now = self._cells._running
