@@ -74,7 +74,7 @@ bench: setup ## measure speed and memory on this machine, 6 minutes, and write t
 	$(BIN)/wiring bench --json _build/bench.json; status=$$?; test -f _build/bench.json || exit $$status; \
 	mv _build/bench.json data/bench.json && PYTHONPATH=book/extension $(BIN)/python -m wiring_book.bench_table && exit $$status
 
-# Beside a torch that is there already nothing is installed: with PYTHON=python3 pydantic has to be there, and beartype.
+# Beside a torch that is there already nothing is installed: with PYTHON=python3 what this package imports must be there.
 cuda: ## on a GPU: its tests, its bench, then p1-paper and p3-paper, resumable, into runs/cuda
 	mkdir -p runs/cuda
 	$(ON_GPU) -m pytest -q -m cuda -o addopts= tests/test_cuda.py

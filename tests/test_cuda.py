@@ -71,6 +71,7 @@ def test_a_search_goes_on_from_its_state(device):
 
 @pytest.mark.cuda
 @HAS_CUDA
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")  # torch says so at each use
 @pytest.mark.parametrize("level", ["single", "bi"])
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_step_waits_for_the_device_only_where_alpha_is_drawn_on_the_cpu(searcher, level):

@@ -76,7 +76,7 @@ def bench(repeats: int, file: Path | None = None, device: str = "cpu") -> bool:
     if repeats < 1:
         raise ValueError(f"repeats = {repeats}: give 1 or more")
     check_new("json", file)
-    preflight(on := preset(DSNAS, device=device), dataset=noise(DSNAS, 8))
+    preflight(preset(DSNAS, device=device), dataset=noise(DSNAS, 8))
     torch.set_num_threads(THREADS)
     keep_memory()  # both sides gain from what a search sets
     machine = f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
@@ -85,7 +85,7 @@ def bench(repeats: int, file: Path | None = None, device: str = "cpu") -> bool:
     machine = f"{machine}, {THREADS} threads, float32, torch {torch.__version__}"
     print(f"Measured on {machine}.", HEAD, sep="\n", flush=True)
     rows = []
-    for measure in _measures(repeats) if device == "cpu" else _measures_on_gpu(repeats, on.device):
+    for measure in _measures(repeats) if device == "cpu" else _measures_on_gpu(repeats, device):
         rows.append(measure())
         print(rows[-1], flush=True)
     if file is not None:

@@ -371,7 +371,7 @@ def load_reference(name: str, **changes: Any) -> list[Record]:
     """
     wanted = anywhere(preset(name, **changes, seed=0))
     names = {name, *(other for other, same in PRESETS.items() if anywhere(same) == wanted)}
-    folders = [path.parent for own in names for path in REFERENCE.glob(f"{own}/**/done.json")]
+    folders = [path.parent for below in names for path in REFERENCE.glob(f"{below}/**/done.json")]
     own = (load(folder) for folder in folders if replace(anywhere(_experiment(folder)), seed=0) == wanted)
     return sorted(own, key=lambda record: record.experiment.seed)
 
