@@ -81,6 +81,7 @@ BAD = [
     (["run", "p1-quick", "p1-paper"], "p1-paper"),
     (["run", "p1-quick", "--epochs"], "--epochs", "one argument"),
     (["presets", "--all"], "--all"),
+    (["sweep", "p1-quick", "--epochs", "3"], "--epochs", "--grid FIELD=A,B,C"),
     (["presets", "p1"], "'p1'", *PRESETS),
     # values
     ([*QUICK, "--epochs", "-3"], "epochs", "-3", "1"),

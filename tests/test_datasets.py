@@ -158,6 +158,8 @@ def test_cifar10_is_found_as_an_image_tree_in_wiring_data(tmp_path, monkeypatch,
     assert data.classes == ("ape", "bee")
     assert "CIFAR-10" in data.name
     assert multiset(data.pixels, data.labels) == multiset(list(there.values()), [0, 0, 0, 1, 1, 1])
+    (tmp_path / place).joinpath(*next(iter(there))).write_bytes(b"no image")
+    assert refusal("cifar10").startswith("data = 'cifar10', in ")
 
 
 class Bomb:

@@ -70,6 +70,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if unknown:
         actions = commands.choices[options.command]._actions
         allowed = " ".join(option for action in actions for option in action.option_strings)
+        allowed += "; a field as --grid FIELD=A,B,C" * (options.command == "sweep")
         parser.error(f"{options.command} has no option {unknown[0]!r}; allowed: {allowed}")
     return options
 

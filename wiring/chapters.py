@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import nbformat
 import papermill
+from joblib import cpu_count
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 
 from wiring.search.experiments import DESCRIPTIONS, preflight, preset
-from wiring.search.sweeps import Tasks, combinations, cores, run_name
+from wiring.search.sweeps import Tasks, combinations, run_name
 
 #: The source checkout's book; the chapters are its notebooks.
 BOOK = Path(__file__).resolve().parent.parent / "book"
@@ -133,7 +134,7 @@ def reruns(name: str, grid: Mapping[str, Iterable[Any]], out: Path) -> Tasks:
         path = out / f"{run_name(name, json.dumps(values, sort_keys=True))}.ipynb"
         if not path.exists():
             left[str(path)] = partial(execute, chapter(name), path.resolve(), values)
-    return Tasks(len(choices), left, cores(), cores())
+    return Tasks(len(choices), left, cpu_count(), cpu_count())
 
 
 def execute(path: Path, out: Path, values: dict[str, Any], timeout: int | None = None, progress: bool = False) -> None:

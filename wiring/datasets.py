@@ -167,8 +167,8 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by name (``digits``, ``cifar10``, ``folder:PATH``), or take one that is in memory.
 
-    ``image_size`` resizes to squares of that many pixels (an image that is none is squashed), ``images`` keeps a random
-    subset of that many, drawn by ``seed``; None leaves both as they are. A folder is ``PATH/<class>/*`` or
+    ``image_size`` resizes to squares of that many pixels (an image that is none is squashed), ``images`` keeps so many
+    of them, None all; ``seed`` draws which, and their order. A folder is ``PATH/<class>/*`` or
     ``PATH/train/<class>/*``, of JPEG, PNG, BMP, TIFF, WebP and PNM files, which are turned upright as their EXIF says;
     what is hidden is left out, what else is not read is said. Raises DataError if there is no such data set, or its
     files are missing, broken or not all of one size.
@@ -184,7 +184,7 @@ def load_dataset(
         source = _cifar10(seed, images, image_size)
     elif data.startswith("folder:") and data != "folder:":
         path = Path(os.path.expanduser(data.removeprefix("folder:")))
-        source = _folder(path, f"image folder {path.name}", seed, images, image_size)
+        source = _folder(path, f"data = 'folder:{path}'", f"image folder {path.name}", seed, images, image_size)
     else:
         raise DataError(f"data = {data!r}: no such data set; allowed: digits, cifar10, folder:PATH")
     if image_size is None or source.pixels.shape[1:3] == (image_size, image_size):
@@ -216,7 +216,7 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
     for tree in (root, root / "cifar10"):
         if (tree / "train").is_dir():
             kind = "JPEG copy" if any((tree / "train").glob("*/*.jp*g")) else "image folder"
-            return _folder(tree, f"CIFAR-10 ({kind})", seed, images, image_size)
+            return _folder(tree, f"data = 'cifar10', in {tree}", f"CIFAR-10 ({kind})", seed, images, image_size)
     from torchvision.datasets import CIFAR10
 
     is_new = not root.exists()
@@ -236,9 +236,8 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
     return everything.at(_subset(len(everything), images, seed, "CIFAR-10"))
 
 
-def _folder(path: Path, name: str, seed: int, images: int | None, image_size: int | None) -> Dataset:
+def _folder(path: Path, given: str, name: str, seed: int, images: int | None, image_size: int | None) -> Dataset:
     """Read an image-folder tree (:func:`wiring.folders.scan`); only the subset is decoded."""
-    given = f"data = 'folder:{path}'"
     if not path.is_dir():
         raise DataError(f"{given}: {'is a file' if path.exists() else 'no such folder'}")
     try:

@@ -9,6 +9,7 @@ from PIL import Image
 from wiring.datasets import DataError, Dataset
 from wiring.search.experiments import Experiment, preflight
 from wiring.search.loop import run
+from wiring.supernet import MINIMAL, NAMES
 
 TINY = Experiment(data="digits", images=48, batch=16, cells=1, channels=2, epochs=1)
 
@@ -36,6 +37,9 @@ def folder(tmp_path):
         ({"batch": 25, "level": "bi"}, "batch = 25: more than the 24 images"),
         ({"images": None, "batch": 1798}, "batch = 1798: more than the 1797 images"),
         ({"images": 1798}, "images = 1798: digits .* has only 1797"),
+        ({"topology": MINIMAL.without_edges(*MINIMAL.edges)}, "no operation leads .* to the output"),
+        ({"topology": MINIMAL.without_edges((0, 2), (1, 2)).with_output(2)}, "no operation leads .* to the output"),
+        ({"topology": MINIMAL.without_operations(*NAMES[1:])}, "no operation leads .* to the output"),
     ],
 )
 def test_what_cannot_run_is_refused_and_so_is_the_run(tmp_path, fields, said):

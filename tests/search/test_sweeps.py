@@ -237,7 +237,7 @@ def test_sweep_with_a_value_that_does_not_fit_is_refused_before_anything_runs(he
 
 
 def test_on_a_gpu_one_run_at_a_time_is_started_unless_more_are_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps, "cores", lambda: 6)
+    monkeypatch.setattr(sweeps, "cpu_count", lambda: 6)
     seen = []
     monkeypatch.setattr(sweeps, "run_tasks", lambda left, workers, *_: seen.append(workers) or {})
     for device in ("cpu", "cuda"):

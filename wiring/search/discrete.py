@@ -49,11 +49,8 @@ def derive(record: Record, rule: str = "argmax", closing: pd.DataFrame | None = 
         if closing is None:
             raise ValueError("closing: needed by the rule 'perturbation'")
         changes = closing.pivot(index="edge", columns="operation", values="change")
-        score = (
-            changes.reindex(index=[str(edge) for edge in e.topology.edges], columns=NAMES)
-            .fillna(-np.inf)
-            .to_numpy(copy=True)
-        )
+        edges = [str(edge) for edge in e.topology.edges]
+        score = changes.reindex(index=edges, columns=NAMES).fillna(-np.inf).to_numpy(copy=True)
     if rule != "argmax":
         score[allowed[:, NONE + 1 :].any(1), NONE] = -np.inf
     best, strength = score.argmax(1), score.max(1)
@@ -105,9 +102,8 @@ def closing(folder: Path | str, dataset: Dataset | None = None) -> pd.DataFrame:
             without = replace(gates, values=gates.values.clone())
             without.values[:, edge, k] = 0
             with torch.no_grad():
-                changes[number] += (F.cross_entropy(search.supernet(images, without), labels) - loss).cpu() / len(
-                    loader
-                )
+                change = F.cross_entropy(search.supernet(images, without), labels) - loss
+            changes[number] += change.cpu() / len(loader)
     names = [(str(e.topology.edges[edge]), NAMES[k]) for edge, k in pairs]
     table = pd.DataFrame(names, columns=["edge", "operation"])
     return table.assign(gate=gates.values[0][allowed].cpu().numpy(), cost=costs.numpy(), change=changes.numpy())

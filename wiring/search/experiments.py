@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from wiring.datasets import Dataset, check_batch, load_dataset
 from wiring.search.searchers import SEARCHERS
 from wiring.supernet import MINIMAL, TOPOLOGIES, Supernet, Topology
+from wiring.supernet.network import Plan
 from wiring.supernet.topology import topology_name
 
 Count = Annotated[int, Field(ge=1)]
@@ -209,6 +210,11 @@ def preflight(experiment: Experiment, *, dataset: Dataset | None = None, device:
         raise ValueError(f"level = 'unrolled': {e.searcher}'s gates pass no gradient on; allowed searchers: {allowed}")
     if e.early_stop > -1 and e.level == "single":
         raise ValueError(f"early_stop = {e.early_stop}: a single level has one gradient; allowed: -1, or level bi")
+    operations = Plan.of(e.topology, e.topology.allowed().tolist()).operations
+    if not any(operations[node - len(e.topology.inputs)] for node in e.topology.output):
+        raise ValueError(
+            "topology: no operation leads from an input node to the output; allowed: a cell that reads images"
+        )
     with torch.device("meta"):  # takes no memory
         Supernet(e.topology, e.cells, e.channels, classes=2, reductions=e.reductions)
     if not device:

@@ -4,7 +4,6 @@
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
@@ -18,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pandas as pd
+from joblib import cpu_count
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
@@ -108,14 +108,9 @@ def _run(searcher: type[Searcher], experiment: Experiment, folder: Path | None) 
     return run(experiment, folder)
 
 
-def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 def places(experiment: Experiment) -> int:
     """How many such runs the machine has room for at a time: cores for their threads."""
-    return max(1, cores() // experiment.threads)
+    return max(1, cpu_count() // experiment.threads)
 
 
 def usual(experiment: Experiment) -> int:
@@ -246,7 +241,7 @@ def processes(workers: int, cluster: str | None) -> Iterator[Executor]:
     """Processes that tasks can be submitted to: this machine's, or a Dask cluster's."""
     if cluster is None:
         # What the tasks compute outside a run, which sets its own, must not take more threads than there are cores.
-        pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(max(1, cores() // workers))})
+        pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(max(1, cpu_count() // workers))})
         broken_off = True
         try:
             yield pool

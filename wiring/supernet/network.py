@@ -97,7 +97,7 @@ class Chain(nn.Module):
             raise ValueError(f"{small[0]}: must be at least 1")
         if unknown := set(reductions) - set(range(cells)):
             raise ValueError(f"reductions = {reductions}: no cell {min(unknown)} among {cells} cells")
-        self.topology, self.classes = topology, classes
+        self.topology = topology
         self.cell_types = [int(cell in reductions) for cell in range(cells)]
         width, halvings = 3 * channels, 0
         conv = nn.Conv2d(image_channels, width, 3, padding=1, bias=False)
