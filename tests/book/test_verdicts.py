@@ -25,7 +25,7 @@ def test_a_claim_without_runs_says_how_to_make_one():
     assert math.isnan(finding.verdict.estimate)
     assert finding.word == UNRECORDED
     assert UNRECORDED in finding.badge
-    assert finding.measured == "`wiring run p1-reference --seed N` makes a run"
+    assert finding.measured == "`wiring run p1-long-reference --seed N` makes a run"
     changed = Finding(judge("R7", []), None)
     assert changed.measured == "`wiring run collapse-reference --seed N --level unrolled` makes a run"
     assert "nan" not in finding.setting + finding.measured

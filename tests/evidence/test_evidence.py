@@ -729,7 +729,7 @@ def test_every_claim_gets_a_verdict_from_its_own_records_as_it_is_found(monkeypa
     monkeypatch.setattr(verdicts, "load_reference", lambda name, **changes: asked.append(name) or [])
     one_by_one = verdicts.judge_all()
     assert next(one_by_one).claim.id == "P1a"
-    assert asked == ["p1-reference"]
+    assert asked == ["p1-long-reference"]
     rest = list(one_by_one)
     assert ["P1a", *(own.claim.id for own in rest)] == list(CLAIMS)
     assert set(asked) <= set(PRESETS)

@@ -51,7 +51,7 @@ def test_flipping_one_bit_of_a_reference_record_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("claim", ["P1a", "P1b"])
 def test_verdict_agrees_with_a_plain_recount(claim):
-    records = load_reference("p1-reference")
+    records = recorded(CLAIMS[claim])
     shares = []
     for record in records:
         best = record.arrays["probability"][1:, 0].argmax(-1) == 0

@@ -67,8 +67,8 @@ def _identity(id: str, statement: str, residual: str, chapter: str) -> Claim:
     return Claim(id, statement, statistic, "below", ROUNDING, chapter=chapter)
 
 
-_P1 = partial(Claim, chapter="p1", reference="p1-reference")
-_P2 = partial(Claim, chapter="p2", reference="p1-reference")
+_P1 = partial(Claim, chapter="p1", reference="p1-long-reference")
+_P2 = partial(Claim, chapter="p2", reference="p1-long-reference")
 _P3 = partial(Claim, chapter="p3", reference="p3-reference")
 _B = partial(Claim, chapter="p3", reference="fixed-alpha-reference")
 _H1 = partial(Claim, chapter="cost-means")
