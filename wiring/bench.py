@@ -336,7 +336,7 @@ def noise(e: Experiment, size: int) -> Dataset:
 
 
 def textbook(e: Experiment) -> PlainSupernet:
-    return PlainSupernet(e.topology, e.cells, e.channels, 10, reductions=e.reductions).to(e.device)
+    return PlainSupernet(e.topology, e.cells, e.channels, 10, reductions=e.reductions, partial=e.partial).to(e.device)
 
 
 def our_step(e: Experiment, size: int) -> Step:

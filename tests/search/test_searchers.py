@@ -19,6 +19,7 @@ from wiring.search.searchers import (
     CodeDSNAS,
     EdgeDARTS,
     LogSumDSNAS,
+    MeanDARTS,
     SigmoidDARTS,
     SmoothMaxDARTS,
     Uniform,
@@ -347,10 +348,21 @@ def test_edge_normalisation_weighs_the_edges_into_a_node_by_softmax(case, seed):
             close(values[cell, into], share[:, None] * plain[cell, into])
 
 
+@given(cases())
+@examples(15)
+def test_a_mean_weighs_the_edges_into_a_node_equally_for_good(case):
+    distribution, plain = search(MeanDARTS, case), search(DARTS, case).draw(generator()).values
+    ends, gates = [end for _, end in case.topology.edges], distribution.draw(generator())
+    for edge, end in enumerate(ends):
+        close(gates.values[:, edge], plain[:, edge] / ends.count(end))
+    cross_entropy(case.supernet(case.images, gates), case.labels).backward()
+    assert distribution.beta.grad is None
+
+
 # All of them
 
 
-@pytest.mark.parametrize("searcher", [DARTS, SNAS, DSNAS, SigmoidDARTS, SmoothMaxDARTS, EdgeDARTS])
+@pytest.mark.parametrize("searcher", [DARTS, SNAS, DSNAS, SigmoidDARTS, SmoothMaxDARTS, EdgeDARTS, MeanDARTS])
 def test_forbidden_operations_have_no_probability_and_no_gradient(searcher):
     @given(cases(), st.floats(0.1, 2))
     @examples(15)

@@ -53,6 +53,7 @@ class Case:
     classes: int = 3
     image_channels: int = 1
     reductions: tuple[int, ...] = ()
+    partial: int = 1
     batch: int = 4
     size: tuple[int, int] = (6, 5)
     seed: int = 0
@@ -64,7 +65,7 @@ class Case:
 
     @cached_property
     def supernet(self):
-        sizes = self.channels, self.classes, self.image_channels, self.reductions
+        sizes = self.channels, self.classes, self.image_channels, self.reductions, self.partial
         supernet = Supernet(self.topology, self.cells, *sizes).to(self.dtype)
         with torch.no_grad():
             for weight in supernet.parameters():
@@ -85,24 +86,32 @@ class Case:
         network = Network(self.topology, chosen, self.channels, self.classes, self.image_channels, self.reductions)
         return network.to(self.dtype).copy_weights(self.supernet.parameters())
 
-    def child(self):
-        """One random operation for each edge of each cell: the gates, and the plain child network."""
+    def chosen(self):
+        """One random operation for each edge of each cell."""
         indices = torch.randint(2**31, (self.cells, len(self.topology.edges)), generator=self.generator)
-        chosen = [
+        return [
             [(names[index % len(names)],) for names, index in zip(self.topology.candidates, cell, strict=True)]
             for cell in indices.tolist()
         ]
+
+    def child(self):
+        """Such a choice's gates, and the plain child network."""
+        chosen = self.chosen()
         return self.one_hot(chosen), self.network(chosen)
 
     def one_hot(self, chosen):
         active = torch.tensor([[[name in names for name in NAMES] for names in cell] for cell in chosen])
         return Gates(active.to(self.dtype), active)
 
-    def mixed(self):
-        """Random weights for all candidates: the gates, whose values want a gradient, and the plain mixed network."""
+    def relaxed(self):
+        """Gates of random weights for all candidates, which want a gradient."""
         active = self.topology.allowed().expand(self.cells, -1, -1)
         values = torch.rand(active.shape, generator=self.generator, dtype=self.dtype).requires_grad_()
-        return Gates(values, active), self.network([self.topology.candidates] * self.cells)
+        return Gates(values, active)
+
+    def mixed(self):
+        """Such gates, and the plain mixed network."""
+        return self.relaxed(), self.network([self.topology.candidates] * self.cells)
 
 
 @st.composite

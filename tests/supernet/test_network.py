@@ -13,7 +13,9 @@ from strategies import SEEDS, Case, cases, examples
 from torch.nn.functional import cross_entropy
 
 from wiring.supernet.gates import Gates
-from wiring.supernet.network import Supernet
+from wiring.supernet.network import Plan, Supernet
+from wiring.supernet.operations import Node
+from wiring.supernet.textbook import PlainSupernet
 from wiring.supernet.topology import MINIMAL, TOPOLOGIES, Topology, complete
 
 pytestmark = pytest.mark.usefixtures("both_forms")
@@ -66,6 +68,26 @@ def test_relaxed_gates_give_the_mixed_network(case):
     weights = gates.values.detach().clone().requires_grad_()
     assert_same_network(case, mixed, gates, weights)
     close(gradient(gates.values), gradient(weights))
+
+
+@given(cases(), st.sampled_from([2, 3]), st.booleans())
+@examples(40)
+def test_partial_channels_give_the_textbooks_network(case, partial, relaxed):
+    case = replace(case, channels=partial * case.channels, partial=partial)
+    sizes = case.channels, case.classes, case.image_channels, case.reductions, partial
+    plain = PlainSupernet(case.topology, case.cells, *sizes).to(case.dtype)
+    gates = case.relaxed() if relaxed else case.one_hot(case.chosen())
+    assert_same_network(case, plain.copy_weights(case.supernet.parameters()), gates, gates)
+
+
+def test_of_partial_channels_those_that_no_operation_sees_pass_even_where_none_runs():
+    topology = TOPOLOGIES["simplified"].without_edges((0, 2), (1, 2)).with_output(1)
+    (cell,) = Supernet(topology, cells=1, channels=4, classes=2, partial=4).cells
+    x = torch.randn(2, 12, 3, 3)
+    whole = cell.inputs[0](Node(x))
+    gates = [torch.ones(2, 0)]
+    seen = cell([Node(x)], Plan.of(topology, [[False] * len(NAMES)], partial=True), gates)
+    close(seen, torch.cat([torch.zeros_like(whole[:, :1]), whole[:, 1:]], dim=1))
 
 
 @given(cases(), st.booleans())

@@ -67,7 +67,7 @@ def alone(experiment: Experiment, topology: Topology, **changes: Any) -> Experim
 
     Its accuracy on the other half, on which it does not learn, is that of the split "search" in its record.
     """
-    rest = replace(experiment, level="bi", early_stop=-1.0, measuring_epochs=0, course_every=0)
+    rest = replace(experiment, level="bi", early_stop=-1.0, measuring_epochs=0, course_every=0, partial=1)
     return preset(replace(rest, topology=topology, searcher="uniform"), **changes)
 
 

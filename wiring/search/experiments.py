@@ -61,6 +61,8 @@ class Experiment:
     """the numbers of the cells that halve the resolution, as [2,5]"""
     channels: Count = 16
     """channels of a node in the first cell"""
+    partial: Count = 1
+    """operations see one of so many parts of a node's channels, the others pass along every edge"""
 
     data: str = "cifar10"
     """digits, cifar10 or folder:PATH"""
@@ -216,7 +218,7 @@ def preflight(experiment: Experiment, *, dataset: Dataset | None = None, device:
             "topology: no operation leads from an input node to the output; allowed: a cell that reads images"
         )
     with torch.device("meta"):  # takes no memory
-        Supernet(e.topology, e.cells, e.channels, classes=2, reductions=e.reductions)
+        Supernet(e.topology, e.cells, e.channels, classes=2, reductions=e.reductions, partial=e.partial)
     if not device:
         return
     device_there = torch.device(e.device)

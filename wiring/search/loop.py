@@ -102,8 +102,8 @@ class Search:
         with _WEIGHTS, torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reach the caller's CUDA generators too.
             torch.default_generator.manual_seed(generator(e.seed, "weights").initial_seed())
-            channels = dataset.pixels.shape[-1]
-            supernet = Supernet(e.topology, e.cells, e.channels, len(dataset.classes), channels, e.reductions)
+            sizes = e.cells, e.channels, len(dataset.classes), dataset.pixels.shape[-1]
+            supernet = Supernet(e.topology, *sizes, e.reductions, e.partial)
         self.supernet = supernet.to(self.device)
         start = e.alpha_mean, e.alpha_std, generator(e.seed, "alpha")
         searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start)
@@ -221,7 +221,8 @@ class Search:
         for parameter in self.theta:
             parameter.requires_grad_(True)
         losses = [partial(loss, batch) for batch in batches]
-        return look_ahead(losses[0], losses[1], self.theta, self.searcher.parameters(), self.optimisers["theta"])
+        alphas = [parameter for parameter in self.searcher.parameters() if parameter.requires_grad]
+        return look_ahead(losses[0], losses[1], self.theta, alphas, self.optimisers["theta"])
 
     def _note_course(self, costs: Tensor) -> None:
         """What operations cost in this step, summed over a type's cells, goes to the course."""

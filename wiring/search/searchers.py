@@ -211,11 +211,20 @@ class EdgeDARTS(DARTS):
         return self._relaxed(share[..., None] * self.probability())
 
 
+class MeanDARTS(EdgeDARTS):
+    """DARTS whose nodes are means of their edges: edge normalisation with shares that stay equal."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.beta.requires_grad_(False)
+
+
 #: Name -> class. One of your own is added by ``SEARCHERS["mine"] = Mine`` and run by ``Experiment(searcher="mine")``,
 #: here and by the workers of ``run_seeds`` and ``sweep``; another process that reads such an experiment must add it.
 SEARCHERS: dict[str, type[Searcher]] = {"darts": DARTS, "snas": SNAS, "dsnas": DSNAS}
 SEARCHERS |= {"dsnas-code": CodeDSNAS, "dsnas-log-sum": LogSumDSNAS, "uniform": Uniform}
 SEARCHERS |= {"darts-sigmoid": SigmoidDARTS, "darts-smooth-max": SmoothMaxDARTS, "darts-edges": EdgeDARTS}
+SEARCHERS["darts-mean"] = MeanDARTS
 
 
 def dropped(probability: Float[np.ndarray, "*time edge operation"]) -> Bool[np.ndarray, "*time edge"]:

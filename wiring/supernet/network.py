@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wiring.supernet.gates import Gates, gated_sum, moved
 from wiring.supernet.normalise import Images
@@ -24,16 +25,17 @@ class Plan(NamedTuple):
     inputs: list[int]
 
     @classmethod
-    def of(cls, topology: Topology, active: list[list[bool]]) -> "Plan":
-        """Of ``active[edge][operation]``, what an input node reaches."""
-        reached, operations = set(range(len(topology.inputs))), []
+    def of(cls, topology: Topology, active: list[list[bool]], partial: bool = False) -> "Plan":
+        """Of ``active[edge][operation]``, what an input node reaches; with partial channels every edge passes some."""
+        reached, operations, starts = set(range(len(topology.inputs))), [], set()
         for j in topology.intermediate:
             edges = [edge for edge, (i, end) in enumerate(topology.edges) if end == j and i in reached]
             # By operation: skip_connect, which alone is not left to be normalised, comes first.
             pairs = [(edge, k) for k in range(len(NAMES)) for edge in edges if active[edge][k] and k != NONE]
             operations.append([(edge, k) for edge, k in pairs if NAMES[k] in topology.candidates[edge]])
-            reached |= {j} if operations[-1] else set()
-        starts = {topology.edges[edge][0] for pairs in operations for edge, _ in pairs}
+            passing = edges if partial else [edge for edge, _ in operations[-1]]
+            reached |= {j} if passing else set()
+            starts |= {topology.edges[edge][0] for edge in passing}
         return cls(operations, [i for i in range(len(topology.inputs)) if i in starts])
 
 
@@ -42,13 +44,18 @@ class Cell(nn.Module):
 
     ``sources`` gives for each input node the channels of the cell it reads, and whether that cell's resolution is
     twice this one's input resolution. With stride 2, in a reduction cell, the edges from the input nodes halve it.
+
+    With ``partial`` K > 1 the operations see the first of K parts of a node's channels; the others pass along every
+    edge as they are, max-pooled where it halves the resolution, and the parts are shuffled (PC-DARTS; Xu et al., 2020).
     """
 
     edges: Any  # a ModuleList of ModuleDicts, which torch has no type for
 
-    def __init__(self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int) -> None:
+    def __init__(
+        self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int, partial: int
+    ) -> None:
         super().__init__()
-        self.topology, self.channels = topology, channels
+        self.topology, self.channels, self.stride, self.partial = topology, channels, stride, partial
         self.shrinking = stride * (2 if sources[-1][1] else 1)
         self.inputs = nn.ModuleList(
             FactorizedReduce(width, channels) if twice else ReLUConvBN(width, channels) for width, twice in sources
@@ -57,7 +64,7 @@ class Cell(nn.Module):
         for edge, names in enumerate(topology.candidates):
             at = stride if topology.is_input_edge(edge) else 1
             self.edges.append(
-                nn.ModuleDict({name: build(channels, at) for name in names if (build := OPERATIONS[name])})
+                nn.ModuleDict({name: build(channels // partial, at) for name in names if (build := OPERATIONS[name])})
             )
 
     def forward(
@@ -65,15 +72,38 @@ class Cell(nn.Module):
     ) -> Float[Tensor, "batch output_channels output_height output_width"]:
         """Run the planned operations of each intermediate node under its gates, one column for each."""
         # A node that nothing reaches is zero, and so is every operation of it: it is left out and costs nothing.
-        nodes = {i: Node(self.inputs[i](inputs[i])) for i in plan.inputs}
+        whole = {i: self.inputs[i](inputs[i]) for i in plan.inputs}
+        nodes = {i: Node(self._seen(x)) for i, x in whole.items()}
         for j, pairs, columns in zip(self.topology.intermediate, plan.operations, gates, strict=True):
+            x = None
             if pairs:
                 outputs = [self.edges[edge][NAMES[k]](nodes[self.topology.edges[edge][0]]) for edge, k in pairs]
-                nodes[j] = Node(gated_sum(outputs, columns))
+                x = gated_sum(outputs, columns)
+            if (x := x if self.partial == 1 else self._beside(j, x, whole)) is not None:
+                whole[j], nodes[j] = x, Node(self._seen(x))
         last = inputs[-1].x
         height, width = (-(-size // self.shrinking) for size in last.shape[2:])
         zeros = last.new_zeros(()).expand(len(last), self.channels, height, width)
-        return torch.cat([nodes[j].x if j in nodes else zeros for j in self.topology.output], dim=1)
+        return torch.cat([whole.get(j, zeros) for j in self.topology.output], dim=1)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """The channels of a node that its operations see."""
+        channels = self.channels // self.partial
+        return x if self.partial == 1 else x[:, :channels].contiguous(memory_format=torch.channels_last)
+
+    def _beside(self, j: int, x: Tensor | None, whole: dict[int, Tensor]) -> Tensor | None:
+        """Node ``j``: beside what its operations give, the channels they do not see, from every node it reads."""
+        others = []
+        for i in (i for i, end in self.topology.edges if end == j and i in whole):
+            other = whole[i][:, self.channels // self.partial :]
+            halved = self.stride == 2 and i < len(self.topology.inputs)
+            others.append(F.max_pool2d(other, 2, ceil_mode=True) if halved else other)
+        if not others:
+            return None
+        other = torch.stack(others).sum(0)
+        x = torch.zeros_like(other[:, : self.channels // self.partial]) if x is None else x
+        parts = torch.cat([x, other], dim=1).unflatten(1, (self.partial, -1))
+        return parts.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
 
 class Chain(nn.Module):
@@ -90,14 +120,18 @@ class Chain(nn.Module):
         classes: int,
         image_channels: int = 3,
         reductions: tuple[int, ...] = (),
+        partial: int = 1,
     ) -> None:
         super().__init__()
         sizes = {"cells": cells, "channels": channels, "classes": classes, "image_channels": image_channels}
+        sizes["partial"] = partial
         if small := [f"{name} = {value}" for name, value in sizes.items() if value < 1]:
             raise ValueError(f"{small[0]}: must be at least 1")
         if unknown := set(reductions) - set(range(cells)):
             raise ValueError(f"reductions = {reductions}: no cell {min(unknown)} among {cells} cells")
-        self.topology = topology
+        if channels % partial:
+            raise ValueError(f"partial = {partial}: allowed: what divides channels = {channels}")
+        self.topology, self.partial = topology, partial
         self.cell_types = [int(cell in reductions) for cell in range(cells)]
         width, halvings = 3 * channels, 0
         conv = nn.Conv2d(image_channels, width, 3, padding=1, bias=False)
@@ -110,7 +144,8 @@ class Chain(nn.Module):
                 raise ValueError(f"reductions = {reductions}: cell {cell} would read across two of them")
             stride = 2 if cell in reductions else 1
             channels *= stride
-            self.cells.append(self.cell_class(topology, [(c, at < halvings) for c, at in sources], channels, stride))
+            read = [(width, at < halvings) for width, at in sources]
+            self.cells.append(self.cell_class(topology, read, channels, stride, partial))
             halvings += stride - 1
             outputs.append((channels * len(topology.output), halvings))
         self.classifier = nn.Linear(outputs[-1][0], classes, bias=False)
@@ -121,8 +156,9 @@ class Supernet(Chain):
     """A classifier that contains every architecture of its search space: L ``cells`` of one topology.
 
     ``channels`` is the width C of a node in the first cell. The cells numbered in ``reductions``, none in the paper,
-    double the width and halve the resolution. Raises ValueError if a number is not positive, a reduction names no cell,
-    or an input node would read a cell of four times its own resolution.
+    double the width and halve the resolution. Operations see one of ``partial`` parts of a node's channels. Raises
+    ValueError if a number is not positive, ``channels`` are no multiple of ``partial``, a reduction names no cell, or
+    an input node would read a cell of four times its own resolution.
     """
 
     cell_class, memory_format = Cell, torch.channels_last
@@ -137,7 +173,7 @@ class Supernet(Chain):
 
     def forward(self, images: Images, gates: Gates) -> Float[Tensor, "batch class"]:
         """The logits of the images under the gates."""
-        plans = [Plan.of(self.topology, active) for active in gates.active.tolist()]
+        plans = [Plan.of(self.topology, active, self.partial > 1) for active in gates.active.tolist()]
         columns = iter(self._columns(plans, gates.values, len(images)))
         sources = [self.topology.sources(number) for number in range(len(self.cells))]
         readers: list[list[ReLUConvBN]] = [[] for _ in range(len(self.cells) + 1)]

@@ -68,27 +68,34 @@ def relu_conv_bn(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class _Cell(nn.Module):
-    def __init__(self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int) -> None:
+    def __init__(
+        self, topology: Topology, sources: list[tuple[int, bool]], channels: int, stride: int, partial: int
+    ) -> None:
         super().__init__()
-        self.topology, self.stride = topology, stride
+        self.topology, self.stride, self.seen, self.partial = topology, stride, channels // partial, partial
         reads = [(FactorizedReduce if twice else relu_conv_bn)(width, channels) for width, twice in sources]
         self.inputs = nn.ModuleList(reads)
         self.edges: Any = nn.ModuleList()
         for (i, _), names in zip(topology.edges, topology.candidates, strict=True):
             at = stride if i < len(topology.inputs) else 1
-            self.edges.append(nn.ModuleDict({name: operation(name, channels, at) for name in names if name != "none"}))
+            self.edges.append(nn.ModuleDict({name: operation(name, self.seen, at) for name in names if name != "none"}))
 
     def forward(self, inputs: list[Tensor], values: Tensor, active: list[list[bool]]) -> Tensor:
         one = (values == 1).tolist()
         nodes = [read(x) for read, x in zip(self.inputs, inputs, strict=True)]
-        zero = torch.zeros_like(nodes[0][:, :, :: self.stride, :: self.stride])
+        zero = torch.zeros_like(nodes[0][:, : self.seen, :: self.stride, :: self.stride])
         for j in self.topology.intermediate:
             total = zero
             for number, (i, end) in enumerate(self.topology.edges):
                 for k, name in enumerate(NAMES):
                     if end == j and name in self.edges[number] and active[number][k]:
-                        output = self.edges[number][name](nodes[i])
+                        output = self.edges[number][name](nodes[i][:, : self.seen])
                         total = total + (output if one[number][k] else values[number, k] * output)
+            if self.partial > 1:
+                passing = [nodes[i][:, self.seen :] for i, end in self.topology.edges if end == j]
+                halved = [F.max_pool2d(x, 2, ceil_mode=True) if x.shape[2:] != zero.shape[2:] else x for x in passing]
+                others = sum(halved, start=zero.repeat(1, self.partial - 1, 1, 1))
+                total = F.channel_shuffle(torch.cat([total, others], dim=1), self.partial)
             nodes.append(total)
         return torch.cat([nodes[j] for j in self.topology.output], dim=1)
 
