@@ -19,6 +19,7 @@ from .search import (
     load_reference,
     preset,
     run,
+    run_each,
     run_seeds,
     sweep,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "load_reference",
     "preset",
     "run",
+    "run_each",
     "run_seeds",
     "search",
     "supernet",

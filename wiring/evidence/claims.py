@@ -154,6 +154,10 @@ _TABLE = (
        changes={"level": "unrolled"}),
     _R("R8", "the last cell brings nearly all of the push on None",
        measures.earlier_cells_push, "below", 0.1, reference="p3-reference"),
+    _R("R9", "partial channels hold None back", measures.final_lead, "below", 0.0,
+       changes={"partial": 4}, against={"partial": 1}),
+    _R("R10", "nodes that are means of their edges hold None back", measures.final_lead, "below", 0.0,
+       changes={"searcher": "darts-mean"}, against={"searcher": "darts"}),
 )
 # fmt: on
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _TABLE}

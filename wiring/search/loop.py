@@ -277,7 +277,7 @@ class Search:
             "step": self.step,
             "seconds": self.seconds,
             "devices": self.devices,
-            "history": self.history,
+            "history": {name: torch.stack(values) for name, values in self.history.items()},  # few tensors save fast
             # The order, crops and flips of an epoch follow from where it began.
             "generators": generators | {"batches": self.shuffle},
             "supernet": self.supernet.state_dict(),
@@ -302,7 +302,7 @@ class Search:
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         before = state.get("devices", [begun.device] * (begun.device != self.experiment.device))
         self.devices = before + [name for name in self.devices if before[-1:] != [name]]
-        self.history = state["history"]
+        self.history = {name: list(values) for name, values in state["history"].items()}
         self.supernet.load_state_dict(state["supernet"])
         self.searcher.load_state_dict(state["distribution"])
         for name, optimiser in self.optimisers.items():

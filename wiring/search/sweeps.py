@@ -86,16 +86,30 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
 
     Raises ValueError if there is no seed, or one stands twice, and as :func:`wiring.run`, which may raise more.
     """
+    return run_each({"": experiment}, seeds, folder)[""]
+
+
+def run_each(
+    experiments: Mapping[str, Experiment], seeds: Iterable[int], folder: Path | str | None = None
+) -> dict[str, list[Record]]:
+    """Run each experiment once per seed, side by side as :func:`run_seeds` does, in ``folder/name/seed-N``.
+
+    Returns each one's records by its name. Raises as :func:`run_seeds`.
+    """
     seeds = list(seeds)
     if not seeds:
         raise ValueError("seeds: none given; at least one run is needed")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {seeds}: a seed stands twice")
     root = None if folder is None else Path(folder).resolve()
-    tasks = {seed: _task(replace(experiment, seed=seed), root and root / f"seed-{seed}") for seed in seeds}
-    with closing(_done(tasks, min(len(tasks), usual(experiment)), "seeds")) as done:
-        records = {seed: future.result() for seed, future in done}
-    return [records[seed] for seed in seeds]
+    tasks = {
+        (name, seed): _task(replace(e, seed=seed), root and root / name / f"seed-{seed}")
+        for name, e in experiments.items()
+        for seed in seeds
+    }
+    with closing(_done(tasks, min(len(tasks), *map(usual, experiments.values())), "runs")) as done:
+        records = {key: future.result() for key, future in done}
+    return {name: [records[name, seed] for seed in seeds] for name in experiments}
 
 
 def _task(experiment: Experiment, folder: Path | None) -> Task:
