@@ -41,8 +41,14 @@ setup: .venv/ready ## make .venv: requirements.lock and this package; TORCH='tor
 	$(BIN)/python -m pip install -q --no-deps -e .
 	@echo '$(TORCH)' > $@
 
+# In these tests shapes and types are checked at every call, which makes them two to four times as slow as the others.
+CHECKED := $(addprefix tests/,supernet costs/test_gate_probe.py costs/test_exact.py search/test_searchers.py \
+	search/test_drift.py search/test_discrete.py evidence/test_measured.py test_datasets.py)
+all_tests = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical -m ""
+
 test: lint ## lint, then run all tests, the long ones too, and every notebook, whose outputs must come out the same
-	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n logical --dist loadfile -m ""
+	$(all_tests) --jaxtyping-packages=wiring,beartype.beartype $(CHECKED)
+	$(all_tests) --nbval --dist loadfile $(addprefix --ignore=,$(CHECKED))
 
 lint: setup ## check format, style and types
 	$(BIN)/ruff format --check

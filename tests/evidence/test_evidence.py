@@ -716,6 +716,8 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
         "R6": (measures.final_lead, "above", 0),
         "R7": (measures.retention, "below", 0.1),
         "R8": (measures.earlier_cells_push, "below", 0.1),
+        "R9": (measures.final_lead, "below", 0.0),
+        "R10": (measures.final_lead, "below", 0.0),
     }
     own = {claim.id: (claim.statistic, claim.side, claim.threshold) for claim in CLAIMS.values() if claim.reference}
     assert own == fixed

@@ -14,7 +14,7 @@ from wiring.search import records
 
 KILLING = Path(__file__).parents[1] / "shared" / "killing.py"
 FIELDS = {
-    "epochs": 6,
+    "epochs": 4,
     "measuring_epochs": 2,
     "course_every": 3,
     "images": 64,
@@ -25,7 +25,7 @@ FIELDS = {
 }
 KILLS = 6
 #: Those that differ in what a checkpoint must hold or in how gates are drawn.
-SEARCHERS = ("darts", "snas", "dsnas", "dsnas-code", "darts-edges", "uniform")
+SEARCHERS = ("snas", "dsnas", "darts-edges", "uniform")
 
 
 def command(**fields):
@@ -38,7 +38,7 @@ def killed(tmp_path_factory):
     root = tmp_path_factory.mktemp("killed")
     fields = cycle([{"level": "single", "undrawn": "decay"}, {"level": "bi", "flip": True}])
     runs = {name: [command(searcher=name, **next(fields)), KILLS] for name in SEARCHERS}
-    runs["writes"] = [command(searcher="snas", level="bi", epochs=2), 0]
+    runs["writes"] = [command(searcher="snas", level="bi", epochs=2, measuring_epochs=1), 0]
     done = subprocess.run(
         [sys.executable, str(KILLING), str(root)],
         input=json.dumps(runs),
@@ -63,8 +63,8 @@ def test_run_killed_at_random_ends_bit_for_bit_as_if_left_alone(killed):
 def test_kills_were_many_and_in_the_middle_of_the_work(killed):
     _, events = killed
     hows = Counter(how for _, how, status, _ in events if status != 0)
-    assert hows["SIGKILL"] + hows["SIGTERM"] + hows["SIGINT"] + hows["write"] >= 40, hows
-    assert all(hows[how] > 5 for how in ("SIGKILL", "SIGTERM", "SIGINT", "write")), hows
+    assert hows["SIGKILL"] + hows["SIGTERM"] + hows["SIGINT"] + hows["write"] >= 30, hows
+    assert all(hows[how] > 3 for how in ("SIGKILL", "SIGTERM", "SIGINT", "write")), hows
 
 
 def test_each_signal_has_its_exit_status_and_ctrl_c_says_in_one_line_how_to_go_on(killed):
