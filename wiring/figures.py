@@ -27,7 +27,7 @@ from wiring.search.records import CELL_TYPES
 from wiring.supernet import NAMES, NONE, Topology
 from wiring.supernet.topology import Edge
 
-_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">"]
 _LINES = ["-", "--", "-.", ":"]
 _SHADES, _OUTPUT = "dark:0.55", "0.45"  # greys, none so light that it is lost on the page; seaborn's name of several
 _BLUE, _GREEN, _ORANGE = sns.color_palette(["#0173b2", "#029e73", "#c47a00"])  # all at least 3 : 1 on white
