@@ -11,7 +11,7 @@ from wiring.search.experiments import DESCRIPTIONS, Experiment, to_dict
 
 #: Field -> a value that it does not take; tests/search/test_experiments.py tries all their bounds.
 BAD = {
-    **dict.fromkeys(["cells", "channels", "image_size", "images", "epochs", "batch", "threads"], "0"),
+    **dict.fromkeys(["cells", "channels", "partial", "image_size", "images", "epochs", "batch", "threads"], "0"),
     **dict.fromkeys(["theta_lr", "theta_lr_min", "theta_weight_decay", "alpha_lr", "alpha_weight_decay"], "-1"),
     **dict.fromkeys(["clip", "temperature", "final_temperature"], "0"),
     **dict.fromkeys(["label_noise", "theta_momentum"], "1.01"),
