@@ -92,10 +92,7 @@ def run_seeds(experiment: Experiment, seeds: Iterable[int], folder: Path | str |
 def run_each(
     experiments: Mapping[str, Experiment], seeds: Iterable[int], folder: Path | str | None = None
 ) -> dict[str, list[Record]]:
-    """Run each experiment once per seed, side by side as :func:`run_seeds` does, in ``folder/name/seed-N``.
-
-    Returns each one's records by its name. Raises as :func:`run_seeds`.
-    """
+    """As :func:`run_seeds`, for several experiments side by side, in ``folder/name/seed-N``; their records by name."""
     seeds = list(seeds)
     if not seeds:
         raise ValueError("seeds: none given; at least one run is needed")
