@@ -56,6 +56,7 @@ class Cell(nn.Module):
     ) -> None:
         super().__init__()
         self.topology, self.channels, self.stride, self.partial = topology, channels, stride, partial
+        self.seen = channels // partial
         self.shrinking = stride * (2 if sources[-1][1] else 1)
         self.inputs = nn.ModuleList(
             FactorizedReduce(width, channels) if twice else ReLUConvBN(width, channels) for width, twice in sources
@@ -64,7 +65,7 @@ class Cell(nn.Module):
         for edge, names in enumerate(topology.candidates):
             at = stride if topology.is_input_edge(edge) else 1
             self.edges.append(
-                nn.ModuleDict({name: build(channels // partial, at) for name in names if (build := OPERATIONS[name])})
+                nn.ModuleDict({name: build(self.seen, at) for name in names if (build := OPERATIONS[name])})
             )
 
     def forward(
@@ -88,20 +89,19 @@ class Cell(nn.Module):
 
     def _seen(self, x: Tensor) -> Tensor:
         """The channels of a node that its operations see."""
-        channels = self.channels // self.partial
-        return x if self.partial == 1 else x[:, :channels].contiguous(memory_format=torch.channels_last)
+        return x if self.partial == 1 else x[:, : self.seen].contiguous(memory_format=torch.channels_last)
 
     def _beside(self, j: int, x: Tensor | None, whole: dict[int, Tensor]) -> Tensor | None:
         """Node ``j``: beside what its operations give, the channels they do not see, from every node it reads."""
         others = []
         for i in (i for i, end in self.topology.edges if end == j and i in whole):
-            other = whole[i][:, self.channels // self.partial :]
+            other = whole[i][:, self.seen :]
             halved = self.stride == 2 and i < len(self.topology.inputs)
             others.append(F.max_pool2d(other, 2, ceil_mode=True) if halved else other)
         if not others:
             return None
         other = torch.stack(others).sum(0)
-        x = torch.zeros_like(other[:, : self.channels // self.partial]) if x is None else x
+        x = torch.zeros_like(other[:, : self.seen]) if x is None else x
         parts = torch.cat([x, other], dim=1).unflatten(1, (self.partial, -1))
         return parts.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
