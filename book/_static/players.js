@@ -212,13 +212,15 @@
         this.changed();
       });
       const seeds = select([], (run) => { own().run = run; this.changed(); });
-      const view = this.addView(`Search ${number + 1}`, "wiring-curves", choose, labelled("Seed", seeds));
+      const whole = element('<span class="wiring-whole-title" aria-hidden="true"></span>');
+      const view = this.addView(`Search ${number + 1}`, "wiring-curves", choose, labelled("Seed", seeds), whole);
       choose.setAttribute("aria-label", `Search ${number + 1}`);
       const { chart, graph } = view;
       view.follow = (shown) => {  // only what is new: an open menu would close
         if (view.shown === shown) return;
         view.shown = shown;
         choose.value = names.indexOf(own().name);
+        whole.textContent = searches[own().name].title;
         seeds.innerHTML = options(searches[own().name].seeds);
         seeds.value = own().run;
       };

@@ -445,6 +445,32 @@ def test_dark_mode_recolours_page_and_pictures(visit):
     light.wait_for_function(f"{ink} === {json.dumps(dark)}")
 
 
+def test_a_figure_opens_larger_on_its_page_and_in_its_colours(visit):
+    page = visit("p1", viewport={"width": 360, "height": 740}, color_scheme="dark")
+    image, opened = page.locator("article figure img").first, page.locator("dialog img")
+    image.click()
+    look = "image => getComputedStyle(image).filter"
+    assert opened.evaluate(look) == image.evaluate(look) != "none"
+    assert opened.get_attribute("alt") == image.get_attribute("alt")
+    assert opened.bounding_box()["width"] > 2 * image.bounding_box()["width"]
+    page.keyboard.press("Escape")
+    assert opened.count() == 0
+    with page.context.expect_page() as tab:  # who wants the file gets it
+        image.click(modifiers=["Control"])
+    assert tab.value.url.endswith(".png")
+    assert opened.count() == 0
+
+
+def test_a_search_is_named_in_full_where_its_menu_cuts_the_name(visit):
+    for width, cut in ((360, True), (1400, False)):
+        page = visit("p1", viewport={"width": width, "height": 900})
+        menu, whole = page.locator("select[aria-label='Search 1']"), page.locator(".wiring-whole-title")
+        assert whole.is_visible() == cut
+        menu.select_option(index=6)
+        chosen = menu.locator("option:checked").text_content()
+        page.locator(".wiring-whole-title", has_text=chosen).wait_for(state="attached")
+
+
 def test_without_scripts_the_tables_tell_the_story(visit):
     page = visit("p3", java_script_enabled=False)
     for table, name in enumerate(("p3-reference", "p3-single-reference")):

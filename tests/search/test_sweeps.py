@@ -187,21 +187,35 @@ def test_chapter_is_swept_like_a_preset(here, one_thread, capsys, monkeypatch):
 
 
 OWN = """
+import os
 from wiring import DSNAS, SEARCHERS, preset, run, run_seeds
+from wiring.search.sweeps import _done
 
-class Mine(DSNAS):
-    clamp = 1e-9
+def worker():
+    ((_, future),) = _done({0: os.getpid}, 1, "tasks")
+    return future.result()
 
-SEARCHERS["mine"] = Mine
-e = preset("p1-quick", images=32, batch=16, channels=2, epochs=1, searcher="mine")
-(apart,) = run_seeds(e, [3])
-for other, same in (("mine", True), ("dsnas", False)):
-    alone = run(e, seed=3, searcher=other)
-    assert (apart.arrays["alpha"] == alone.arrays["alpha"]).all() == same
+e = preset("p1-quick", images=32, batch=16, channels=2, epochs=1)
+seen = {run(e, seed=3).arrays["alpha"].tobytes()}
+for value in (1e-9, 1e-3):  # what the name means changes while the worker lives
+
+    class Mine(DSNAS):
+        clamp = value
+
+    SEARCHERS["mine"] = Mine
+    mine = preset(e, searcher="mine")
+    (apart,) = run_seeds(mine, [3])
+    assert (apart.arrays["alpha"] == run(mine, seed=3).arrays["alpha"]).all()
+    seen.add(apart.arrays["alpha"].tobytes())
+assert len(seen) == 3
+before = worker()
+assert worker() == before
+os.environ["WIRING_DATA"] = "elsewhere"
+assert worker() != before
 """
 
 
-def test_workers_know_a_searcher_of_ones_own():
+def test_workers_know_a_searcher_of_ones_own_and_stay_as_long_as_nothing_around_them_changes():
     subprocess.run([sys.executable, "-c", OWN], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
 
 

@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
@@ -28,6 +29,8 @@ from wiring.search.searchers import SEARCHERS, Searcher
 
 #: How often a run's local worker may die before the run is given up; what Dask allows a task by default.
 DEATHS = 3
+#: Seconds after which a local worker that has nothing to do ends.
+IDLE = 10
 #: Seconds to wait for a cluster's scheduler.
 CONNECT = 10
 #: A sweep's table, of what :func:`gather` returns.
@@ -115,7 +118,7 @@ def _task(experiment: Experiment, folder: Path | None) -> Task:
 
 
 def _run(searcher: type[Searcher], experiment: Experiment, folder: Path | None) -> Record:
-    SEARCHERS.setdefault(experiment.searcher, searcher)
+    SEARCHERS[experiment.searcher] = searcher  # a worker may have met another of that name before
     return run(experiment, folder)
 
 
@@ -252,13 +255,14 @@ def processes(workers: int, cluster: str | None) -> Iterator[Executor]:
     """Processes that tasks can be submitted to: this machine's, or a Dask cluster's."""
     if cluster is None:
         # What the tasks compute outside a run, which sets its own, must not take more threads than there are cores.
-        pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": str(max(1, cpu_count() // workers))})
-        broken_off = True
+        # Workers take seconds to start, so they stay for what may come next, in the same folder and environment.
+        threads = {"OMP_NUM_THREADS": str(max(1, cpu_count() // workers))}
+        pool = get_reusable_executor(workers, timeout=IDLE, env={**os.environ, "PWD": str(Path.cwd()), **threads})
         try:
             yield pool
-            broken_off = False
-        finally:
-            pool.shutdown(wait=True, kill_workers=broken_off)
+        except BaseException:
+            pool.shutdown(wait=True, kill_workers=True)
+            raise
         return
     try:
         from distributed import Client
