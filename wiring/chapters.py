@@ -5,6 +5,7 @@ papermill itself only warns of an unknown parameter and takes ``1e-4`` for a tex
 
 import ast
 import json
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 
 from wiring.search.experiments import DESCRIPTIONS, preflight, preset
+from wiring.search.signals import Stopped
 from wiring.search.sweeps import Tasks, combinations, run_name
 
 #: The source checkout's book; the chapters are its notebooks.
@@ -160,6 +162,9 @@ def execute(path: Path, out: Path, values: dict[str, Any], timeout: int | None =
             options = {"cwd": str(Path.cwd()), "kernel_name": "python3", "execution_timeout": timeout}
             options["coalesce_streams"] = True  # what a cell prints is one output, whenever it was flushed
             papermill.execute_notebook(str(path), str(unfinished), values, config=config, progress_bar=bar, **options)
+    except Stopped:
+        logging.getLogger("asyncio").disabled = True  # it would print what became of the cell, which nobody awaits
+        raise
     except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
         if isinstance(error, PapermillExecutionError):
             cell, reason = error.exec_count, f"{error.ename}: {error.evalue}"

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
@@ -255,9 +256,11 @@ def processes(workers: int, cluster: str | None) -> Iterator[Executor]:
     """Processes that tasks can be submitted to: this machine's, or a Dask cluster's."""
     if cluster is None:
         # What the tasks compute outside a run, which sets its own, must not take more threads than there are cores.
-        # Workers take seconds to start, so they stay for what may come next, in the same folder and environment.
-        threads = {"OMP_NUM_THREADS": str(max(1, cpu_count() // workers))}
-        pool = get_reusable_executor(workers, timeout=IDLE, env={**os.environ, "PWD": str(Path.cwd()), **threads})
+        # Workers take seconds to start, so they stay for what may come next, in the same folder and environment. Ctrl-C
+        # reaches them too: a run handles it, an idle one leaves it to this process.
+        env = {**os.environ, "PWD": str(Path.cwd()), "OMP_NUM_THREADS": str(max(1, cpu_count() // workers))}
+        deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        pool = get_reusable_executor(workers, timeout=IDLE, env=env, **deaf)
         try:
             yield pool
         except BaseException:
