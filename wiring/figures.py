@@ -242,7 +242,7 @@ def dose_response(groups: Mapping[str, Runs]) -> Figure:
     """Share of the edges retained in bi-level runs, a point per run, a marker per named group of runs.
 
     Left against the gap in accuracy between the splits, right against the search split's cost late in the search. Runs
-    that retain the same share stand up to 0.04 apart, so that none hides another.
+    that retain the same share stand up to 0.04 apart.
     """
     doses = ["accuracy (share of images),\ntraining − search split", "L − H on the search split\n(nats)"]
     kept = "share of edges retained"

@@ -328,7 +328,7 @@
         this.look(view, view.lines[view.at?.line] && view.at);
       });
       this.key.innerHTML = origins(runs.map((run) => run.cell)) + sample(MUTED, "less probable", 2) + sample(MUTED, "more probable", 9) + sample(MUTED, "None most probable", 4, `stroke-dasharray="${DOTS}"`) + SIGNS +
-        "<br>Thick: the most probable operation is probable. Faint: None is. Dotted: None has become the most probable over many epochs, though the edge may earn in this one. What it costs or earns are its operations’ mean costs in the epoch, weighed by their probabilities and summed over the cells.";
+        "<br>Thick: the most probable operation is probable. Faint: None is. Dotted: None has become the most probable over many epochs, though the edge may earn in this one. What it costs or earns are its operations’ mean costs in the epoch, weighed by their probabilities and summed over the cells; as both change within an epoch, all edges together come near L − H and not to it.";
     }
     save() {
       const { operations } = data("common"), splits = ["training", "search"];

@@ -452,7 +452,7 @@ def test_a_figure_opens_larger_on_its_page_and_in_its_colours(visit):
     look = "image => getComputedStyle(image).filter"
     assert opened.evaluate(look) == image.evaluate(look) != "none"
     assert opened.get_attribute("alt") == image.get_attribute("alt")
-    assert opened.bounding_box()["width"] > 2 * image.bounding_box()["width"]
+    assert opened.bounding_box()["width"] > 1.5 * image.bounding_box()["width"]
     page.keyboard.press("Escape")
     assert opened.count() == 0
     with page.context.expect_page() as tab:  # who wants the file gets it

@@ -30,6 +30,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxRole
 from wiring.evidence import CLAIMS, Claim, Verdict, judge_all
+from wiring.evidence.verdicts import title
 from wiring.search import PRESETS, Experiment, changed, load_reference, preset
 from wiring.search.experiments import PURPOSES, settings, with_fields
 from wiring.search.records import REFERENCE
@@ -47,10 +48,11 @@ WHOLE = {"images": "all", "image_size": "as they are"}
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim's verdict, and how many images its runs have, on all splits."""
+    """A claim's verdict; searcher and cells of its runs, and how many images they have, on all splits."""
 
     verdict: Verdict
-    images: int | None
+    runs: str = ""
+    images: int | None = None
 
     @property
     def claim(self) -> Claim:
@@ -81,13 +83,13 @@ class Finding:
 
     @property
     def setting(self) -> str:
-        """The preset, the number of seeds and images, and how far the runs get."""
+        """The preset, what it searches with, the number of seeds and images, and how far the runs get."""
         verdict = self.verdict
         if self.claim.reference is None:
             return f"{verdict.seeds} random supernets in double precision, ε next to nothing"
         if not verdict.seeds:
             return f"preset `{self.claim.reference}`"
-        parts = [f"`{self.claim.reference}`", f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)}"]
+        parts = [f"`{self.claim.reference}` ({self.runs})", f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)}"]
         parts += [f"{grouped(self.images)} images"] if self.images else []
         return ", ".join([*parts, verdict.setting])
 
@@ -98,11 +100,13 @@ def findings() -> dict[str, Finding]:
     torch.set_num_threads(1)  # the identities' supernets are small: threads would wait
     found = {}
     for verdict in judge_all():
-        claim, images = verdict.claim, None
+        claim, about = verdict.claim, tuple[Any, ...]()
         if claim.reference and verdict.seeds:
             record = load_reference(claim.reference, **dict(claim.changes or {}))[0]
-            images = sum(record.provenance["images"].values())
-        found[claim.id] = Finding(verdict, images)
+            e = record.experiment
+            runs = f"{title(e)}, {e.data.replace('cifar10', 'CIFAR-10')}"
+            about = runs, sum(record.provenance["images"].values())
+        found[claim.id] = Finding(verdict, *about)
     return found
 
 
