@@ -45,7 +45,12 @@ def _telling(experiments: dict[str, Experiment]) -> dict[str, str]:
 
 def _describe(e: Experiment) -> str:
     images = f"{e.images:,}".replace(",", " ") if e.images else "all"
-    return f"{e.level}-level {title(e)}, {images} images of {e.data.replace('cifar10', 'CIFAR-10')}"
+    return f"{e.level}-level {title(e)}, {images} images of {data_name(e)}"
+
+
+def data_name(e: Experiment) -> str:
+    """What its images are, as the book writes it."""
+    return e.data.replace("cifar10", "CIFAR-10")
 
 
 def runs(record: Record) -> list[dict[str, Any]]:

@@ -33,8 +33,9 @@ from wiring.evidence import CLAIMS, Claim, Verdict, judge_all
 from wiring.evidence.verdicts import title
 from wiring.search import PRESETS, Experiment, changed, load_reference, preset
 from wiring.search.experiments import PURPOSES, settings, with_fields
-from wiring.search.records import REFERENCE
+from wiring.search.records import REFERENCE, Record
 
+from wiring_book import players
 from wiring_book.site import Generated, command, in_words, table
 
 UNRECORDED = "not recorded yet"
@@ -48,11 +49,10 @@ WHOLE = {"images": "all", "image_size": "as they are"}
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim's verdict; searcher and cells of its runs, and how many images they have, on all splits."""
+    """A claim's verdict, and one of the runs behind it, if any are recorded."""
 
     verdict: Verdict
-    runs: str = ""
-    images: int | None = None
+    run: Record | None
 
     @property
     def claim(self) -> Claim:
@@ -87,10 +87,11 @@ class Finding:
         verdict = self.verdict
         if self.claim.reference is None:
             return f"{verdict.seeds} random supernets in double precision, ε next to nothing"
-        if not verdict.seeds:
+        if self.run is None:
             return f"preset `{self.claim.reference}`"
-        parts = [f"`{self.claim.reference}` ({self.runs})", f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)}"]
-        parts += [f"{grouped(self.images)} images"] if self.images else []
+        e, images = self.run.experiment, sum(self.run.provenance["images"].values())
+        parts = [f"`{self.claim.reference}` ({title(e)}, {players.data_name(e)})"]
+        parts += [f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)}", f"{grouped(images)} images"]
         return ", ".join([*parts, verdict.setting])
 
 
@@ -100,13 +101,10 @@ def findings() -> dict[str, Finding]:
     torch.set_num_threads(1)  # the identities' supernets are small: threads would wait
     found = {}
     for verdict in judge_all():
-        claim, about = verdict.claim, tuple[Any, ...]()
+        claim, run = verdict.claim, None
         if claim.reference and verdict.seeds:
-            record = load_reference(claim.reference, **dict(claim.changes or {}))[0]
-            e = record.experiment
-            runs = f"{title(e)}, {e.data.replace('cifar10', 'CIFAR-10')}"
-            about = runs, sum(record.provenance["images"].values())
-        found[claim.id] = Finding(verdict, *about)
+            run = load_reference(claim.reference, **dict(claim.changes or {}))[0]
+        found[claim.id] = Finding(verdict, run)
     return found
 
 
