@@ -718,6 +718,8 @@ def test_statistics_sides_and_thresholds_are_as_fixed():
         "R8": (measures.earlier_cells_push, "below", 0.1),
         "R9": (measures.final_lead, "below", 0.0),
         "R10": (measures.final_lead, "below", 0.0),
+        "R11": (measures.strongest_accuracy, "above", 0.0),
+        "R12": (measures.gain_of_dropping, "below", 0.0),
     }
     own = {claim.id: (claim.statistic, claim.side, claim.threshold) for claim in CLAIMS.values() if claim.reference}
     assert own == fixed

@@ -1,5 +1,6 @@
 """The cell that a search ends in: chosen as each rule says, and what closing a gate changes, by the textbook."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,13 @@ from strategies import SEEDS, examples, topologies
 from torch.nn.functional import cross_entropy
 
 from wiring.search.discrete import RULES, alone, closing, derive
-from wiring.search.experiments import Experiment
-from wiring.search.loop import Search, run
+from wiring.search.experiments import Experiment, to_json
+from wiring.search.loop import Search, generator, run
 from wiring.search.records import Record, RecordError
 from wiring.supernet.gates import Gates
 from wiring.supernet.operations import NAMES
 from wiring.supernet.textbook import PlainSupernet
+from wiring.supernet.topology import MINIMAL
 
 SEARCH = Experiment(
     data="digits", images=64, batch=16, cells=2, channels=2, crop=0, flip=False, epochs=2, searcher="darts", level="bi",
@@ -39,6 +41,30 @@ def found(topology, seed):
     return Record(replace(SEARCH, topology=topology), pd.DataFrame(), {"probability": probability}, {}), table
 
 
+def drawn_by_hand(experiment):
+    """An operation for each edge by the largest of numbers that settings and seed, but not the place, tell."""
+    settings = to_json(replace(experiment, device="cpu", graphs=True, threads=1))
+    numbers = torch.rand(len(experiment.topology.edges), 8, generator=generator(experiment.seed, f"cell/{settings}"))
+    cells = zip(experiment.topology.edges, experiment.topology.candidates, numbers, strict=True)
+    return {
+        edge: max([name for name in names if name != "none"] or names, key=lambda name: own[NAMES.index(name)])
+        for edge, names, own in cells
+    }
+
+
+def test_random_cells_differ_between_searches_and_hold_every_operation():
+    cells = [
+        derive(replace(record, experiment=replace(record.experiment, seed=seed, cells=cells)), "random")
+        for record, _ in [found(MINIMAL, 0)]
+        for seed in range(50)
+        for cells in (1, 2)
+    ]
+    drawn = Counter(name for cell in cells for (name,) in cell.candidates)
+    assert set(drawn) == set(NAMES) - {"none"}
+    assert max(drawn.values()) < 2 * min(drawn.values())
+    assert len({cell.candidates for cell in cells}) > 95
+
+
 @given(topologies(), SEEDS, st.sampled_from(sorted(RULES)))
 @examples(60)
 def test_each_rule_keeps_what_it_says(topology, seed, rule):
@@ -57,6 +83,8 @@ def test_each_rule_keeps_what_it_says(topology, seed, rule):
         for end in {end for _, end in topology.edges}:
             into = sorted((edge for edge in chosen if edge[1] == end), key=strength.get, reverse=True)
             chosen |= dict.fromkeys(into[2:], "none")
+    if rule == "random":
+        chosen = drawn_by_hand(record.experiment)
     cell = derive(record, rule, table if rule == "perturbation" else None)
     assert dict(zip(cell.edges, cell.candidates, strict=True)) == {edge: (name,) for edge, name in chosen.items()}
     assert (cell.inputs, cell.output) == (topology.inputs, topology.output)

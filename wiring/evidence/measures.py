@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 
-from wiring.search import Record, dropped, lead
+from wiring.search import Record, derive, dropped, lead, load_reference
 from wiring.search.experiments import LEVELS
 from wiring.supernet import NONE
 
@@ -219,6 +219,23 @@ def final_lead(record: Record) -> float:
     """Lead of None at the end of the recorded course; its α minus the others' mean, over edges, NaN without one."""
     course = record.arrays.get("course_alpha")
     return np.nan if course is None else float(lead(course[-1, list(cells_of_types(record))]).mean())
+
+
+def strongest_accuracy(record: Record) -> float:
+    """Accuracy of the cell of the strongest operations but None; trained alone, NaN if no such run is recorded."""
+    return _accuracy_alone(record, "strongest")
+
+
+def gain_of_dropping(record: Record) -> float:
+    """Accuracy without the edges that None has won, minus that with them; of the search's cell, trained alone."""
+    return _accuracy_alone(record, "argmax") - _accuracy_alone(record, "strongest")
+
+
+def _accuracy_alone(record: Record, rule: str) -> float:
+    """That of the recorded training of the search's cell by a rule, on images that it has not learnt from."""
+    seed = record.experiment.seed
+    runs = load_reference("derived-reference", topology=derive(record, rule))
+    return next((final_accuracy(run) for run in runs if run.experiment.seed == seed), np.nan)
 
 
 def earlier_cells_push(record: Record) -> float:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from wiring.costs.probe import GateProbe
 from wiring.datasets import Dataset, load_dataset
 from wiring.search import records
-from wiring.search.experiments import Experiment, preset
-from wiring.search.loop import Search
+from wiring.search.experiments import Experiment, anywhere, preset, to_json
+from wiring.search.loop import Search, generator
 from wiring.search.records import Record, RecordError
 from wiring.supernet import NAMES, NONE, Topology
 
@@ -27,6 +27,7 @@ RULES = {
     "strongest": "each edge's most probable operation but None",
     "two": "the same, on the two edges into a node whose are the most probable; None on others (Liu et al., 2019)",
     "perturbation": "of each edge the operation without which the loss is highest (Wang et al., 2021)",
+    "random": "any operation but None, by the search's seed and settings: to be beaten (Li and Talwalkar, 2020)",
 }
 
 
@@ -51,6 +52,9 @@ def derive(record: Record, rule: str = "argmax", closing: pd.DataFrame | None = 
         changes = closing.pivot(index="edge", columns="operation", values="change")
         edges = [str(edge) for edge in e.topology.edges]
         score = changes.reindex(index=edges, columns=NAMES).fillna(-np.inf).to_numpy(copy=True)
+    if rule == "random":
+        drawn = torch.rand(score.shape, generator=generator(e.seed, f"cell/{to_json(anywhere(e))}"))
+        score = np.where(allowed, drawn.numpy(), -np.inf)
     if rule != "argmax":
         score[allowed[:, NONE + 1 :].any(1), NONE] = -np.inf
     best, strength = score.argmax(1), score.max(1)
