@@ -44,11 +44,12 @@ setup: .venv/ready ## make .venv: requirements.lock and this package; TORCH='tor
 # In these tests shapes and types are checked at every call, which makes them two to four times as slow as the others.
 CHECKED := $(addprefix tests/,supernet costs/test_gate_probe.py costs/test_exact.py search/test_searchers.py \
 	search/test_drift.py search/test_discrete.py evidence/test_measured.py test_datasets.py)
-all_tests = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical -m ""
+# Searches in a notebook start one worker of their own and not one a core, since other tests run on the other cores.
+all_tests = OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/pytest -n logical -m ""
 
 test: lint ## lint, then run all tests, the long ones too, and every notebook, whose outputs must come out the same
 	$(all_tests) --jaxtyping-packages=wiring,beartype.beartype $(CHECKED)
-	$(all_tests) --nbval --dist loadfile $(addprefix --ignore=,$(CHECKED))
+	$(all_tests) --nbval --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(CHECKED))
 
 lint: setup ## check format, style and types
 	$(BIN)/ruff format --check

@@ -116,15 +116,17 @@ def test_a_measurement_is_a_positive_ratio_of_what_it_names(sides, changes):
     ("changes", "bound"),
     [
         ({"searcher": "dsnas"}, 1.2),
-        ({"searcher": "dsnas", "reductions": (1, 2), "topology": TOPOLOGIES["darts"]}, 1.2),
+        ({"searcher": "dsnas", "cells": 4, "reductions": (1, 2), "topology": TOPOLOGIES["darts"]}, 1.2),
         ({"searcher": "darts", "cells": 1, "course_every": 1000}, 0.8),
         ({"searcher": "darts", "cells": 2, "reductions": (1,)}, 0.8),
         ({"searcher": "snas", "cells": 1, "topology": TOPOLOGIES["darts"]}, 0.8),
     ],
 )
 def test_on_a_gpu_a_step_calls_hardly_more_kernels_than_the_textbooks_or_far_fewer(changes, bound):
-    # On the meta device, where an operation that mixes devices, or asks for a number, fails.
-    assert bench.dispatched(bound, replace(DSNAS, channels=2, batch=4, **changes)).met
+    # On the meta device, where an operation that mixes devices, or asks for a number, fails. With relaxed gates all
+    # steps call the same kernels.
+    steps = 4 if changes["searcher"] == "dsnas" else 1
+    assert bench.dispatched(bound, replace(DSNAS, channels=2, batch=4, **changes), steps).met
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_on_a_gpu_a_step_calls_hardly_more_kernels_than_the_textbooks_or_far_few
 )
 def test_no_step_waits_for_a_gpu(searcher, level):
     search = bench._on_meta(replace(TINY, cells=2, searcher=searcher, level=level))
-    assert bench._kernels(bench._endless(search.run_epoch)).count > 0
+    assert bench._kernels(bench._endless(search.run_epoch), 1).count > 0
     assert {weight.device.type for weight in search.theta} == {"meta"}
     assert search.searcher.alpha.device.type == ("cpu" if search.searcher.drawn_on_cpu else "meta")
 

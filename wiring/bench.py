@@ -238,15 +238,15 @@ def data_and_whole(e: Experiment, size: int) -> tuple[Step, Step]:
     return _endless(lambda: loader), our_step(e, size)
 
 
-def dispatched(bound: float, e: Experiment) -> Row:
+def dispatched(bound: float, e: Experiment, steps: int = 4) -> Row:
     """The kernels of a search's step with costs against those of the textbook's without, in the form that a GPU runs.
 
     They are counted on the meta device, where they compute nothing: the number does not depend on the machine. Left out
     is what launches nothing: views and new memory, and what stays on the CPU.
     """
     ours, search = (_on_meta(e) for _ in range(2))
-    steps = _endless(ours.run_epoch), _step_without_costs(search, textbook(e).to("meta"))
-    counts = [_kernels(step).count for step in steps]
+    both = _endless(ours.run_epoch), _step_without_costs(search, textbook(e).to("meta"))
+    counts = [_kernels(step, steps).count for step in both]
     name = f"{_step_of(e)}, on a GPU: kernels of ours / of the textbook"
     return Row(name, counts[0] / counts[1], bound, False, f"{counts[0]:.0f} against {counts[1]:.0f}")
 

@@ -93,21 +93,27 @@ HEADS = {
 }
 
 
+STYLES = "plain", "views", "a module sums"
+OTHERS = "head.1", "head.2", "shortcut", "pre"
+drawn = set()
+
+
 @st.composite
 def plans(draw):
     cells, nodes = draw(st.integers(2, 3)), draw(st.integers(2, 3))
     edges = [(i, j) for j in range(1, nodes + 1) for i in range(j)]
     places = st.tuples(st.integers(0, cells - 1), st.sampled_from(edges), st.integers(0, 1))
     operations = draw(st.dictionaries(places, st.sampled_from(list(FAULTS)), max_size=2))
-    others = draw(st.sets(st.sampled_from(["head.1", "head.2", "shortcut", "pre"]), max_size=3 - len(operations)))
-    style = draw(st.sampled_from(["plain", "views", "a module sums"]))
+    others = draw(st.sets(st.sampled_from(OTHERS), max_size=3 - len(operations)))
+    style = draw(st.sampled_from(STYLES))
     return cells, nodes, style, operations, others, draw(st.integers(0, cells - 2)), draw(SEEDS)
 
 
 @given(plans())
-@examples(200)
+@examples(80)
 def test_every_planted_fault_is_named_and_no_innocent_module(plan):
     cells, nodes, style, operations, others, place, seed = plan
+    drawn.update([style, *operations.values(), *others])
     torch.manual_seed(seed)
     model = Net(cells, nodes, style, {place} if "shortcut" in others else set()).double()
     names = {}
@@ -143,3 +149,7 @@ def test_every_planted_fault_is_named_and_no_innocent_module(plan):
     for finding in report.findings.values():
         assert finding.holds == (not finding.reasons) == (not finding.remedies)
     assert max(map(len, str(report).splitlines())) <= 70
+
+
+def test_every_fault_head_shortcut_and_style_was_planted():
+    assert drawn == {*FAULTS, *STYLES, *OTHERS}

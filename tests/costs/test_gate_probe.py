@@ -52,7 +52,7 @@ def loss_minus_entropy(logits, labels):
 
 
 @given(cases())
-@examples(60)
+@examples(30)
 def test_costs_of_a_child_network_are_autograds_inner_products(case):
     gates, child = case.child()
     probe, _ = measure(case, gates)
@@ -65,7 +65,7 @@ def test_costs_of_a_child_network_are_autograds_inner_products(case):
 
 
 @given(cases())
-@examples(40)
+@examples(20)
 def test_costs_of_a_mixed_network_are_autograds_inner_products(case):
     gates, mixed = case.mixed()
     probe, _ = measure(case, gates)
@@ -80,7 +80,7 @@ def test_costs_are_autograds_inner_products_in_the_papers_cells(name):
 
 
 @given(cases())
-@examples(20)
+@examples(10)
 def test_none_costs_nothing(case):
     for gates in (case.child()[0], case.mixed()[0]):
         none = measure(case, gates)[0].per_image[..., 0]
@@ -97,7 +97,7 @@ def test_without_any_operation_all_costs_are_zero():
 
 
 @given(cases())
-@examples(30)
+@examples(15)
 def test_last_cells_cost_is_loss_minus_entropy(case):
     probe, logits = measure(case, case.child()[0])
     p, y = logits.softmax(-1), one_hot(case.labels, case.classes)
@@ -109,7 +109,7 @@ def test_last_cells_cost_is_loss_minus_entropy(case):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 def test_edges_cost_the_last_cell_loss_minus_entropy_and_every_other_cell_nothing(dtype, tolerance):
     @given(cases(normalised_topologies()), st.booleans())
-    @examples(40)
+    @examples(20)
     def check(case, hard):
         case.dtype, case.batch, case.size = dtype, case.batch + 4, tuple(size + 2 for size in case.size)
         set_eps(case.supernet, NO_EPS if dtype == torch.float64 else 1e-12)
@@ -139,7 +139,7 @@ def test_the_identity_fails_where_a_gradient_is_wrong():
 
 # With one channel torch cannot tell two memory formats apart, and batch normalisation sums in another order.
 @given(cases().filter(lambda case: case.channels > 1), st.booleans())
-@examples(40)
+@examples(20)
 def test_probing_changes_no_bit_of_outputs_and_gradients(case, hard):
     gates = case.child()[0] if hard else case.mixed()[0]
     results = []

@@ -10,6 +10,7 @@ from wiring import datasets
 from wiring.__main__ import from_text
 from wiring.evidence.claims import CLAIMS
 from wiring.evidence.verdicts import judge, recorded
+from wiring.search.discrete import derive
 from wiring.search.experiments import anywhere, preset
 from wiring.search.loop import Search
 from wiring.search.records import REFERENCE, load, load_reference
@@ -18,8 +19,12 @@ RUNS = sorted(path.parent for path in REFERENCE.glob("**/done.json"))
 
 
 def said(folder):
-    """The experiment that a record's place names: ``preset[/field=value,...]/seed-N``."""
+    """The experiment that a record's place names: ``preset[/field=value,...]/seed-N``; a rule before a cell's."""
     name, *fields, seed = folder.relative_to(REFERENCE).parts
+    if name == "derived-reference":
+        rule, *searched = fields
+        cell = derive(load(REFERENCE.joinpath("collapse-reference", *searched, seed)), rule)
+        return preset(name, seed=int(seed.removeprefix("seed-")), topology=cell)
     changes = dict(field.split("=") for field in (",".join(fields)).split(",") if field)
     return preset(name, seed=int(seed.removeprefix("seed-")), **{key: from_text(text) for key, text in changes.items()})
 

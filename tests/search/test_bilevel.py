@@ -126,8 +126,13 @@ def test_what_rests_stays_as_it_is_and_the_rest_learns(monkeypatch, undrawn):
     assert not any(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return run(BI)
+
+
 @pytest.mark.parametrize("fields", [{"early_stop": 0.5}, {"level": "unrolled"}])
-def test_such_a_run_resumes_where_it_stopped(monkeypatch, tmp_path, fields):
+def test_such_a_run_resumes_where_it_stopped(monkeypatch, tmp_path, plain, fields):
     monkeypatch.setattr(EarlyStopping, "steps", 3)
     experiment, learn, phases = replace(BI, **fields), Search._learn, []
 
@@ -145,7 +150,6 @@ def test_such_a_run_resumes_where_it_stopped(monkeypatch, tmp_path, fields):
     resumed = run(experiment, tmp_path / "run")
     assert resumed.scalars.equals(whole.scalars)
     assert all((resumed.arrays[name] == array).all() for name, array in whole.arrays.items() if "cost" not in name)
-    plain = run(BI)
     assert not plain.scalars.equals(whole.scalars)
 
 

@@ -46,7 +46,7 @@ def extend(content, place, other):
     st.sampled_from([cut, flip, flip, empty, swap, extend]),
     st.floats(0, 1, exclude_max=True),
 )
-@settings(max_examples=260, deadline=None, derandomize=True)
+@settings(max_examples=130, deadline=None, derandomize=True)
 def test_damaged_file_is_refused_and_kept_or_the_run_ends_exactly(folders, tmp_path_factory, chosen, damage, place):
     kind, name = chosen
     mine = tmp_path_factory.mktemp("case") / "run"
@@ -71,9 +71,9 @@ def test_damaged_file_is_refused_and_kept_or_the_run_ends_exactly(folders, tmp_p
     shutil.rmtree(mine.parent)
 
 
-def test_cases_were_two_hundred_and_both_ends_came_up():
-    assert sum(seen.values()) >= 200
-    assert min(seen[0], seen[2]) > 20
+def test_cases_were_a_hundred_and_both_ends_came_up():
+    assert sum(seen.values()) >= 100
+    assert min(seen[0], seen[2]) > 10
 
 
 def capture(function):

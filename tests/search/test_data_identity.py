@@ -136,7 +136,7 @@ def test_images_in_memory_of_the_same_name_are_told_apart(tmp_path, monkeypatch)
         run(TINY, tmp_path / "run", dataset=noise(1))
 
 
-def test_a_sweep_on_other_data_is_not_finished(tmp_path):
+def test_a_sweep_on_other_data_is_not_finished(tmp_path, one_thread):
     pictures(tmp_path / "pictures", 0)
     experiment = replace(TINY, data=f"folder:{tmp_path / 'pictures'}", epochs=1)
     sweep(experiment, {"seed": [0, 1]}, tmp_path / "sweep")

@@ -657,7 +657,7 @@ def test_huge_learning_rate_diverges():
 # many seeds
 
 
-def test_run_seeds_gives_what_the_single_runs_give(tmp_path):
+def test_run_seeds_gives_what_the_single_runs_give(tmp_path, one_thread):
     seeds = [3, 0]
     swept = run_seeds(TINY, seeds, tmp_path)
     assert [record.experiment.seed for record in swept] == seeds

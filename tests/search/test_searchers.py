@@ -192,7 +192,7 @@ def test_from_a_uniform_start_the_published_codes_gradient_is_a_share_of_dsnas_o
 
 
 @given(topologies(), SEEDS, st.floats(0, 10))
-@examples(40)
+@examples(20)
 def test_the_published_codes_gradient_never_reaches_the_norm_at_which_it_is_clipped(topology, seed, std):
     norms = []
     for searcher in (CodeDSNAS, DSNAS):
@@ -284,15 +284,15 @@ def test_the_estimators_mean_is_the_gradient_of_the_expected_cost():
     exact = torch.autograd.grad(expectation, distribution.alpha)[0]
 
     random, samples = generator(), []
-    for _ in range(4000):
+    for _ in range(2000):
         gates = distribution.draw(random)
         distribution.alpha.grad = None
         distribution.add_gradient(gates, costs[tuple(gates.active.nonzero()[:, -1].tolist())])
         samples.append(distribution.alpha.grad)
     samples = torch.stack(samples)
     assert len(costs) == 27
-    assert exact.abs().max() > 10 * samples.std(0).max() / 4000**0.5  # 0 would not pass
-    assert ((samples.mean(0) - exact).abs() <= 4.5 * samples.std(0) / 4000**0.5 + 1e-12).all()
+    assert exact.abs().max() > 10 * samples.std(0).max() / 2000**0.5  # 0 would not pass
+    assert ((samples.mean(0) - exact).abs() <= 4.5 * samples.std(0) / 2000**0.5 + 1e-12).all()
 
 
 # The remedies

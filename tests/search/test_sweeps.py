@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -30,25 +31,13 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@contextmanager
-def in_a_thread(*arguments):
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
-
-
-@pytest.fixture
-def one_thread(monkeypatch):
-    """What needs no process of its own is done in a thread: a worker takes seconds to start."""
-    monkeypatch.setattr(sweeps, "processes", in_a_thread)
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    """A scheduler and three worker processes on the loopback interface."""
+    """A scheduler and two worker processes on the loopback interface."""
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=3, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="CRITICAL"
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="CRITICAL"
     ) as cluster:
         yield cluster
 
@@ -69,6 +58,13 @@ def failing():
 
 def dying():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_after(file):
+    """Not before the other has begun to die, which it would take along."""
+    while not file.exists():
+        time.sleep(0.01)
+    dying()
 
 
 class Once:
@@ -103,7 +99,7 @@ def test_local_sweep_is_the_single_runs_and_skips_what_is_finished(here, capsys)
     assert {name: content for name, content in snapshot(here).items() if not name.startswith("alone")} == before
 
 
-def test_sweep_on_dask_loses_nothing_when_a_worker_is_killed(here, cluster, capsys, monkeypatch):
+def test_sweep_on_dask_loses_nothing_when_a_worker_is_killed(here, cluster, capsys, request):
     sweeping = [*SMALL, "--seeds", "0..3", "--grid", "epochs=12"]
     victim = next(iter(cluster.workers.values())).pid
     killed = []
@@ -121,7 +117,7 @@ def test_sweep_on_dask_loses_nothing_when_a_worker_is_killed(here, cluster, caps
     thread.join()
     assert (status, capsys.readouterr().err.splitlines()[-1]) == (0, "4/4 runs, 0 failed")
     assert killed[0] < 4
-    monkeypatch.setattr(sweeps, "processes", in_a_thread)
+    request.getfixturevalue("one_thread")
     assert call(*sweeping, "--workers", "1", "--out", "serial") == 0
     assert len(results(here / "dask")) == 4
     assert results(here / "dask") == results(here / "serial")
@@ -143,24 +139,22 @@ def test_failing_run_is_said_with_its_error_and_the_same_command_tries_it_again(
     assert gather(here / "mine").run.nunique() == 1
 
 
-def test_tasks_that_fail_or_kill_their_worker_do_not_take_the_others_along(here):
-    tasks = {"fine": (here / "fine").touch, "failing": failing, "once": Once(dying, here / "died")}
-    assert run_tasks(tasks, workers=1) == {"failing": "ArithmeticError: it is not finite"}
-    assert (here / "fine").exists()
+def test_tasks_that_fail_or_kill_their_worker_do_not_take_the_others_along(here, monkeypatch):
+    monkeypatch.setattr(sweeps, "DEATHS", 1)  # each costs a worker, which takes seconds to start
+    tasks = {"once": Once(dying, here / "died"), "failing": failing}
+    tasks |= {f"fine-{k}": (here / f"fine-{k}").touch for k in range(9)}
+    tasks["dying"] = partial(dying_after, here / "died")
+    assert run_tasks(tasks, workers=2) == {
+        "failing": "ArithmeticError: it is not finite",
+        "dying": "DeviceFailed: its worker died, 2 times; is there enough memory?",
+    }
+    assert len(list(here.glob("fine-*"))) == 9
 
 
 def test_failing_task_is_tried_again_on_request(here, one_thread):
     assert list(run_tasks({"once": Once(failing, here / "failed")}, workers=1)) == ["once"]
     (here / "failed").unlink()
     assert run_tasks({"once": Once(failing, here / "failed")}, workers=1, retries=1) == {}
-
-
-def test_task_that_kills_every_worker_is_given_up_alone(here):
-    tasks = {"dying": dying} | {f"fine-{k}": (here / f"fine-{k}").touch for k in range(9)}
-    failures = run_tasks(tasks, workers=2)
-    assert list(failures) == ["dying"]
-    assert "worker died, 4 times" in failures["dying"]
-    assert len(list(here.glob("fine-*"))) == 9
 
 
 def test_a_pool_that_takes_no_more_tasks_is_one_whose_worker_died(monkeypatch):
@@ -189,7 +183,11 @@ def test_chapter_is_swept_like_a_preset(here, one_thread, capsys, monkeypatch):
 OWN = """
 import os
 from wiring import DSNAS, SEARCHERS, preset, run, run_seeds
-from wiring.search.sweeps import _done
+from wiring.search.sweeps import _done, processes
+
+def pool():
+    with processes(1, None) as found:
+        return found
 
 def worker():
     ((_, future),) = _done({0: os.getpid}, 1, "tasks")
@@ -208,10 +206,10 @@ for value in (1e-9, 1e-3):  # what the name means changes while the worker lives
     assert (apart.arrays["alpha"] == run(mine, seed=3).arrays["alpha"]).all()
     seen.add(apart.arrays["alpha"].tobytes())
 assert len(seen) == 3
-before = worker()
-assert worker() == before
+before = worker(), pool()
+assert (worker(), pool()) == before
 os.environ["WIRING_DATA"] = "elsewhere"
-assert worker() != before
+assert pool() is not before[1]
 """
 
 

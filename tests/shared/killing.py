@@ -11,12 +11,18 @@ import random
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import torch
 from short_run import without_progress
 
 from wiring.__main__ import main
+
+# What a run imports, so that no child takes seconds to import it. No search is run here: autograd's threads, which its
+# first backward pass starts, would be missing in a child.
+for module in ("torch._dynamo", "sklearn.datasets", "wiring.search"):
+    import_module(module)
 
 KINDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -48,7 +54,7 @@ def report(name, how, status, errors):
 
 def kill_at_random(name, arguments, errors, random, kills, longest):
     """End the run so often, after a random time each of at most so many seconds, then let it finish."""
-    for kind in random.choices(KINDS, k=kills):
+    for kind in KINDS * (kills // len(KINDS)):
         number = child(arguments, errors)
         time.sleep(random.uniform(0.0, longest))
         os.kill(number, kind)
@@ -90,7 +96,7 @@ if __name__ == "__main__":
         started = time.perf_counter()
         report(name, "finished", status_of(child([*command, "--out", str(root / f"{name}-whole")], errors)), errors)
         if kills:
-            # A third of what the whole run takes on this machine: most of the kills find it at work.
-            kill_at_random(name, arguments, errors, draws, kills, 0.3 * (time.perf_counter() - started))
+            # A seventh of what the whole run takes on this machine: nine kills find it at work, each time further on.
+            kill_at_random(name, arguments, errors, draws, kills, 0.15 * (time.perf_counter() - started))
         else:
             kill_at_every_write(name, arguments, errors)

@@ -48,7 +48,7 @@ def assert_same_network(case, network, gates, *weights, tolerance=1e-10):
 
 
 @given(cases())
-@examples(60)
+@examples(30)
 def test_one_hot_gates_give_the_child_network(case):
     gates, child = case.child()
     assert_same_network(case, child, gates)
@@ -62,7 +62,7 @@ def test_one_hot_gates_give_the_child_network_in_the_papers_cells(name):
 
 
 @given(cases())
-@examples(40)
+@examples(20)
 def test_relaxed_gates_give_the_mixed_network(case):
     gates, mixed = case.mixed()
     weights = gates.values.detach().clone().requires_grad_()
@@ -71,7 +71,7 @@ def test_relaxed_gates_give_the_mixed_network(case):
 
 
 @given(cases(), st.sampled_from([2, 3]), st.booleans())
-@examples(40)
+@examples(20)
 def test_partial_channels_give_the_textbooks_network(case, partial, relaxed):
     case = replace(case, channels=partial * case.channels, partial=partial)
     sizes = case.channels, case.classes, case.image_channels, case.reductions, partial
@@ -91,7 +91,7 @@ def test_of_partial_channels_those_that_no_operation_sees_pass_even_where_none_r
 
 
 @given(cases(), st.booleans())
-@examples(40)
+@examples(20)
 def test_single_precision_gives_the_same_networks(case, relaxed):
     case = replace(case, dtype=torch.float32)
     gates, network = case.mixed() if relaxed else case.child()
@@ -109,7 +109,7 @@ def test_two_reductions_in_a_row_give_the_same_networks(seed):
 
 
 @given(cases())
-@examples(20)
+@examples(10)
 def test_gates_of_each_image_weigh_that_image_alone(case):
     gates, _ = case.mixed()
     image = gates.values.detach().expand(case.batch, *gates.values.shape)
@@ -128,7 +128,7 @@ def reached(topology, chosen):
 
 
 @given(cases())
-@examples(40)
+@examples(20)
 def test_only_sampled_operations_that_something_reaches_run_and_learn(case):
     gates, child = case.child()
     calls = []

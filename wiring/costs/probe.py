@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from wiring.supernet import Gates, Supernet
 from wiring.supernet.gates import image_dot, moved
@@ -43,18 +43,12 @@ class CostProbe(ExitStack):
     return it: ``self.node = nn.Identity()``. Not seen is what reaches the loss beside a module's return, as an
     attribute that its ``forward`` keeps. Probes may be nested; leaving the block, also by an exception, takes the hooks
     off.
-
-    With ``at="inputs"`` what comes back through a module alone is measured: how much of the cost at its output it
-    passes on, nothing if it is homogeneous of degree 0 (Theorem 1), all if of degree 1. Of several inputs those are
-    measured that number as many images as the first.
     """
 
-    def __init__(self, model: nn.Module, modules: Modules | None = None, at: str = "outputs") -> None:
-        if at not in ("outputs", "inputs"):
-            raise ValueError(f"at = {at!r}: allowed are outputs and inputs")
+    def __init__(self, model: nn.Module, modules: Modules | None = None) -> None:
         super().__init__()
         refuse_compiled(model)
-        self.model, self._at, self._modules = model, at, chosen(model, modules)
+        self.model, self._modules = model, chosen(model, modules)
         #: The modules' names, in the order of the last axis of their costs.
         self.names = tuple(self._modules)
         #: Whether something may change a measured tensor in place, so that the model has to go on with a copy.
@@ -63,7 +57,6 @@ class CostProbe(ExitStack):
         self._running: _Pass | None = None
         self._returning = self._measured = _Pass(0)
         self._count = 0
-        self._lent = Lent()
         #: Whether a module ran that no call of the model had called.
         self._outside = False
 
@@ -90,11 +83,8 @@ class CostProbe(ExitStack):
         self.enter_context(self.model.register_forward_pre_hook(_Hook(self._begin)))
         self.enter_context(self.model.register_forward_hook(_Hook(self._end)))
         for name, part in self._modules.items():
-            if self._at == "inputs":
-                self.enter_context(part.register_forward_pre_hook(_Hook(self._measure, name), with_kwargs=True))
-                self.enter_context(part.register_forward_hook(_Hook(self._lent.give_back), prepend=True))
-            else:  # first of the module's hooks, so that another that keeps its output keeps what is measured
-                self.enter_context(part.register_forward_hook(_Hook(self._measure, name), prepend=True))
+            # First of the module's hooks, so that another that keeps its output keeps what is measured.
+            self.enter_context(part.register_forward_hook(_Hook(self._measure, name), prepend=True))
         return self
 
     def _begin(self, *_: Any) -> None:
@@ -127,32 +117,24 @@ class CostProbe(ExitStack):
             return self._running
         return None if backward_pass() is None else self._returning
 
-    def _measure(self, name: str, module: nn.Module, inputs: Any, last: Any) -> Any:
-        """Hooked on a module's outputs, which are ``last``, or on its inputs, the named ones of which are ``last``."""
+    def _measure(self, name: str, module: nn.Module, inputs: Any, output: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
             raise RuntimeError(
                 "a cost is measured in loss.backward() or autograd.grad; torch.func's transforms have none"
             )
-        if self._at == "inputs":
-            self._lent.begin()
         if (now := self._now()) is None:
             self._outside = True
             return None
-        tensors = last if self._at == "outputs" else (inputs, last)
-        images = next((len(x) for x in tree_leaves(tensors) if is_batch(x)), 0)
 
         def tap(x: Any) -> Any:
-            if not _is_real(x) or (self._at == "inputs" and not (is_batch(x) and len(x) == images)):
+            if not _is_real(x):
                 return x
             precision, shape = torch.promote_types(x.dtype, torch.float32), x.shape[:1] or (1,)
             # Not x.new_zeros, which would keep x alive for as long as the pass is known.
             call = now.call(name, partial(torch.zeros, shape, dtype=precision.to_real(), device=x.device))
-            note = partial(self._note, now, call)
-            if self._at == "inputs":
-                return self._lent.note(x, Tap.apply(x.clone(), now.anchor, True, note))
-            return Tap.apply(x, now.anchor, self._copy, note)
+            return Tap.apply(x, now.anchor, self._copy, partial(self._note, now, call))
 
-        return tree_map(tap, tensors)
+        return tree_map(tap, output)
 
     def _note(self, of: "_Pass", call: "_Call", gradient: Tensor, x: Tensor) -> None:
         if x.is_complex():
@@ -303,28 +285,6 @@ class _Pass:
         return costs
 
 
-class Lent:
-    """The copies that modules were called with in place of their inputs: what they change in place, they give back."""
-
-    def __init__(self) -> None:
-        self._calls: list[list[tuple[Tensor, Tensor, int]]] = []
-
-    def begin(self) -> None:
-        """Begin a call."""
-        self._calls.append([])
-
-    def note(self, x: Tensor, copy: Tensor) -> Tensor:
-        """Note a copy of an input of the call; it is returned."""
-        self._calls[-1].append((x, copy, copy._version))
-        return copy
-
-    def give_back(self, *_: Any) -> None:
-        """End a call: an input whose copy was changed becomes the copy, to autograd as well, for the caller to use."""
-        for x, copy, version in self._calls.pop():
-            if copy._version != version:
-                x.copy_(copy)
-
-
 class Tap(torch.autograd.Function):
     """Identity (or clone) that hands the gradient that comes back, and the tensor, to ``note``.
 
@@ -364,11 +324,6 @@ def matching(names: Iterable[str], pattern: str) -> list[str]:
     wanted = pattern.split(".")
     split = {name: name.split(".") for name in names if name}
     return [name for name, parts in split.items() if len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))]
-
-
-def is_batch(x: Any) -> bool:
-    """Whether it is what may have a cost: a tensor of real numbers whose first axis may number images."""
-    return isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 0
 
 
 def _is_real(x: Any) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from wiring.costs.probe import Lent, Tap, backward_pass
+from wiring.costs.probe import Tap, backward_pass
 from wiring.supernet.gates import image_dot
 
 
@@ -103,7 +103,9 @@ class Trace:
         self._images, self._anchor = images, torch.zeros((), requires_grad=True)
         self._taps: dict[Any, Seen] = {}
         self._now: Call | None = None
-        self._lent = Lent()
+        self.end = Call("logits", None, None)
+        #: For each call that runs its inputs, the copies that it was called with instead, and the copies' versions.
+        self._lent: list[list[tuple[Tensor, Tensor, int]]] = [[]]
         with ExitStack() as stack:
             stack.enter_context(_left_as_it_was(model))
             for name, part in model.named_modules():
@@ -112,73 +114,66 @@ class Trace:
                 label = labels.get(part, name)
                 stack.enter_context(part.register_forward_pre_hook(partial(self._before, label), with_kwargs=True))
                 stack.enter_context(part.register_forward_hook(partial(self._after, label)))
-            self.end = Call("logits", None, None)
-            self.logits = self._tap(self.end, self.end.inputs, run())
+            self.logits = self._tap(self.end, run(), of_input=True)
             loss(self.logits).backward(inputs=[self._anchor])
         self.logits = self.logits.detach()
         self._taps.clear()
 
     def _before(self, name: str, part: nn.Module, inputs: Any, named: Any) -> Any:
-        self._lent.begin()
-        if backward_pass() is not None:  # a checkpointed part is run again, and must save as many tensors
-            return tree_map(lambda x: self._lend(x, self._tap_again(x, of_input=True)), (inputs, named))
-        self._now = call = Call(name, part, self._now)
-        return tree_map(lambda x: self._lend(x, self._tap(call, call.inputs, x)), (inputs, named))
-
-    def _lend(self, x: Any, y: Any) -> Any:
-        return x if x is y else self._lent.note(x, y)
+        again = backward_pass() is not None  # a checkpointed part is run again, and must save as many tensors
+        if not again:
+            self._now = Call(name, part, self._now)
+        self._lent.append([])
+        return tree_map(partial(self._tap, None if again else self._now, of_input=True), (inputs, named))
 
     def _after(self, name: str, part: nn.Module, inputs: Any, output: Any) -> Any:
-        self._lent.give_back()
+        for x, copy, version in self._lent.pop():
+            if copy._version != version:  # changed in place: the input becomes the copy, to autograd as well
+                x.copy_(copy)
         if backward_pass() is not None or self._now is None:
-            return tree_map(self._tap_again, output)
+            return tree_map(partial(self._tap, None), output)
         call = next(call for call in (self._now, *self._now.callers()) if call.part is part)
         self._now = call.caller
         self.calls.append(call)
         if call.caller is not None:
             call.caller.made.append(call)
-        return tree_map(partial(self._tap, call, call.outputs), output)
+        return tree_map(partial(self._tap, call), output)
 
-    def _tap(self, call: Call, end: list[Seen], x: Any) -> Any:
+    def _tap(self, call: Call | None, x: Any, of_input: bool = False) -> Any:
+        """Tap a tensor at an end of a call, if it is known of which; an input in a copy, which the call may change."""
         if not isinstance(x, Tensor) or not x.is_floating_point() or not torch.is_grad_enabled():
             return x
         sources = self._sources(x)
         is_constant = not x.requires_grad and x.dim() > 0 and len(x) == self._images
-        seen = Seen(call, sources, is_constant or any(source.of_images for source in sources))
-        if seen.of_images or end is not call.inputs:
-            end.append(seen)
-        y: Tensor = Tap.apply(x.clone() if end is call.inputs else x, self._anchor, True, seen.note)
-        self._taps[y.grad_fn] = seen
+        seen = Seen(call or self.end, sources, is_constant or any(source.of_images for source in sources))
+        if call is not None and (seen.of_images or not of_input):
+            (call.inputs if of_input else call.outputs).append(seen)
+        y: Tensor = Tap.apply(x.clone() if of_input else x, self._anchor, True, seen.note)
+        if of_input:
+            self._lent[-1].append((x, y, y._version))
+        if call is not None:
+            self._taps[y.grad_fn] = seen
         return y
 
-    def _tap_again(self, x: Any, of_input: bool = False) -> Any:
-        if not isinstance(x, Tensor) or not x.is_floating_point() or not torch.is_grad_enabled():
-            return x
-        return Tap.apply(x.clone() if of_input else x, self._anchor, True, lambda *_: None)
-
     def _sources(self, x: Tensor) -> set[Seen]:
-        found, been, ahead = set(), set(), [x.grad_fn]
-        while ahead:
-            node = ahead.pop()
-            if node is None or node in been:
-                continue
-            been.add(node)
-            if node in self._taps:
-                found.add(self._taps[node])
-            else:
-                ahead += [before for before, _ in node.next_functions]
-        return found
+        """The taps nearest to it, back along autograd's graph."""
+        before = _reached([x.grad_fn], lambda node: () if node in self._taps else (n for n, _ in node.next_functions))
+        return {self._taps[node] for node in before if node in self._taps}
 
 
 def upstream(ends: Iterable[Seen], stop: Callable[[Seen], bool]) -> set[Seen]:
     """What these are computed from, those where to stop included and nothing beyond them."""
-    found: set[Seen] = set()
-    ahead = [source for end in ends for source in end.sources]
+    return _reached([source for end in ends for source in end.sources], lambda x: () if stop(x) else x.sources)
+
+
+def _reached(ahead: list[Any], before: Callable[[Any], Iterable[Any]]) -> set[Any]:
+    """These and what is before them, as far as it goes."""
+    found: set[Any] = set()
     while ahead:
-        seen = ahead.pop()
-        if seen not in found:
-            found.add(seen)
-            ahead += () if stop(seen) else seen.sources
+        one = ahead.pop()
+        if one is not None and one not in found:
+            found.add(one)
+            ahead += before(one)
     return found
 
 

@@ -221,21 +221,24 @@ def final_lead(record: Record) -> float:
     return np.nan if course is None else float(lead(course[-1, list(cells_of_types(record))]).mean())
 
 
+def accuracy_alone(record: Record, rule: str) -> float:
+    """Accuracy of the search's cell by a rule of :func:`wiring.derive`; trained alone, NaN if no such run is recorded.
+
+    On images that it has not learnt from, with the seed of the search, in ``derived-reference``.
+    """
+    seed = record.experiment.seed
+    runs = load_reference("derived-reference", topology=derive(record, rule))
+    return next((final_accuracy(run) for run in runs if run.experiment.seed == seed), np.nan)
+
+
 def strongest_accuracy(record: Record) -> float:
     """Accuracy of the cell of the strongest operations but None; trained alone, NaN if no such run is recorded."""
-    return _accuracy_alone(record, "strongest")
+    return accuracy_alone(record, "strongest")
 
 
 def gain_of_dropping(record: Record) -> float:
     """Accuracy without the edges that None has won, minus that with them; of the search's cell, trained alone."""
-    return _accuracy_alone(record, "argmax") - _accuracy_alone(record, "strongest")
-
-
-def _accuracy_alone(record: Record, rule: str) -> float:
-    """That of the recorded training of the search's cell by a rule, on images that it has not learnt from."""
-    seed = record.experiment.seed
-    runs = load_reference("derived-reference", topology=derive(record, rule))
-    return next((final_accuracy(run) for run in runs if run.experiment.seed == seed), np.nan)
+    return accuracy_alone(record, "argmax") - accuracy_alone(record, "strongest")
 
 
 def earlier_cells_push(record: Record) -> float:
