@@ -29,7 +29,7 @@ from sphinx_proof.domain import ProofDomain, ProofIndex
 from wiring.__main__ import from_text
 from wiring.chapters import chapters, parameters
 from wiring.search.experiments import anywhere, changed, preset
-from wiring.search.records import REFERENCE, Record, load_reference
+from wiring.search.records import REFERENCE, Record, load, load_reference
 from wiring.supernet.operations import NAMES, NONE
 
 from wiring_book import colab, explorer, glossary, players, typeset
@@ -263,12 +263,13 @@ class Status(Generated):
         names = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir())
         rows = []
         for name in names:
-            made = [record.provenance for record in self.records(name)]
+            self.depend_on(REFERENCE / name)
+            made = [load(path.parent).provenance for path in REFERENCE.glob(f"{name}/**/done.json")]
             seconds = [run["seconds"] for run in made]
             dates = sorted(run["finished"] for run in made)
             data = ", ".join(sorted({run["data"] for run in made}))
             rows.append((f"`{name}`", len(made), data, f"{min(seconds):.0f} to {max(seconds):.0f}", dates[-1]))
-        records = table(("preset", "seeds", "data", "seconds a run", "finished"), rows)
+        records = table(("preset", "runs", "data", "seconds a run", "finished"), rows)
         self.depend_on(EXECUTION)
         times = json.loads(EXECUTION.read_text()) if EXECUTION.exists() else {}
         times = table(("chapter", "seconds"), [(f"{{doc}}`{name}`", f"{value:.0f}") for name, value in times.items()])
