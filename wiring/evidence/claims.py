@@ -158,7 +158,7 @@ _TABLE = (
        changes={"partial": 4}, against={"partial": 1}),
     _R("R10", "nodes that are means of their edges hold None back", measures.final_lead, "below", 0.0,
        changes={"searcher": "darts-mean"}, against={"searcher": "darts"}),
-    _R("R11", "an early-stopped search's strongest operations make the better cell, trained alone",
+    _R("R11", "early stopping leaves a better cell of strongest operations but None, trained alone",
        measures.strongest_accuracy, "above", 0.0, changes={"early_stop": 0.4}, against={"early_stop": -1.0}),
     _R("R12", "the edges that an early-stopped search drops would have made its cell better, trained alone",
        measures.gain_of_dropping, "below", 0.0, changes={"early_stop": 0.4}),
