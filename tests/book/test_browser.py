@@ -347,14 +347,15 @@ def test_the_player_works_by_keyboard_alone_and_keeps_epoch_and_play_when_the_se
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")
     shows(page, "seed 1, epoch 1 of 40")
-    control(page, "Speed").select_option("20/s")
     page.get_by_role("button", name="Play").press("Enter")
     control(page, "Search 1").select_option(index=2)
     shows(page, "p3-single")
     shown = page.locator("caption").inner_text()
     assert "seed 1" in shown
     page.get_by_role("button", name="Pause").wait_for()
-    page.wait_for_function("shown => document.querySelector('caption').textContent > shown", arg=shown)
+    epoch = "document.querySelector('caption').textContent.match(/epoch (\\d+)/)[1]"
+    page.wait_for_function(f"shown => +{epoch} > shown", arg=int(re.findall(r"epoch (\d+)", shown)[0]))
+    control(page, "Speed").select_option("20/s")
     page.get_by_role("button", name="Play").wait_for()  # at the end it stops
     shows(page, "seed 1, epoch 40 of 40")
 
