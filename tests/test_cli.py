@@ -235,7 +235,7 @@ def python_m_wiring(folder, *arguments):
 
 def test_refusal_of_the_whole_program_is_one_line_too(here):
     before = snapshot(here)
-    done = python_m_wiring(here, "fly")  # said before torch is imported, which takes seconds
+    done = python_m_wiring(here, *QUICK, "--epochs", "-3")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("wiring: ")

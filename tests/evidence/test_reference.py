@@ -4,11 +4,13 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from wiring import datasets
 from wiring.__main__ import from_text
 from wiring.evidence.claims import CLAIMS
+from wiring.evidence.measures import accuracy_alone
 from wiring.evidence.verdicts import judge, recorded
 from wiring.search.discrete import derive
 from wiring.search.experiments import anywhere, preset
@@ -86,6 +88,20 @@ def test_the_bi_level_claims_agree_with_a_plain_recount():
         found["B3"].append(search.cost["all"])
     for claim, numbers in found.items():
         assert judge(claim, recorded(CLAIMS[claim])).estimate == pytest.approx(np.mean(numbers))
+
+
+def test_the_claims_about_cells_trained_alone_agree_with_a_plain_recount():
+    def accuracies(*place):
+        tables = [
+            pd.read_csv(REFERENCE.joinpath("derived-reference", *place, f"seed-{k}", "scalars.csv")) for k in range(3)
+        ]
+        return np.array([t[(t.split == "search") & (t.group == "all")].accuracy.iloc[-1] for t in tables])
+
+    stopped = accuracies("strongest", "early_stop=0.4")
+    found = {"R11": stopped - accuracies("strongest"), "R12": accuracies("argmax", "early_stop=0.4") - stopped}
+    for claim, numbers in found.items():
+        assert judge(claim, recorded(CLAIMS[claim])).estimate == pytest.approx(numbers.mean())
+    assert np.isnan(accuracy_alone(load_reference("p3-reference")[0], "strongest"))
 
 
 def halved(record):

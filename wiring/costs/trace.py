@@ -104,7 +104,7 @@ class Trace:
         self._taps: dict[Any, Seen] = {}
         self._now: Call | None = None
         self.end = Call("logits", None, None)
-        #: For each call that runs its inputs, the copies that it was called with instead, and the copies' versions.
+        #: For each call that runs: its inputs, the copies that it was given instead, and the versions of these.
         self._lent: list[list[tuple[Tensor, Tensor, int]]] = [[]]
         with ExitStack() as stack:
             stack.enter_context(_left_as_it_was(model))
@@ -143,16 +143,17 @@ class Trace:
         """Tap a tensor at an end of a call, if it is known of which; an input in a copy, which the call may change."""
         if not isinstance(x, Tensor) or not x.is_floating_point() or not torch.is_grad_enabled():
             return x
-        sources = self._sources(x)
-        is_constant = not x.requires_grad and x.dim() > 0 and len(x) == self._images
-        seen = Seen(call or self.end, sources, is_constant or any(source.of_images for source in sources))
-        if call is not None and (seen.of_images or not of_input):
-            (call.inputs if of_input else call.outputs).append(seen)
-        y: Tensor = Tap.apply(x.clone() if of_input else x, self._anchor, True, seen.note)
-        if of_input:
-            self._lent[-1].append((x, y, y._version))
+        if call is not None:
+            sources = self._sources(x)
+            is_constant = not x.requires_grad and x.dim() > 0 and len(x) == self._images
+            seen = Seen(call, sources, is_constant or any(source.of_images for source in sources))
+            if seen.of_images or not of_input:
+                (call.inputs if of_input else call.outputs).append(seen)
+        y: Tensor = Tap.apply(x.clone() if of_input else x, self._anchor, True, seen.note if call else lambda *_: None)
         if call is not None:
             self._taps[y.grad_fn] = seen
+        if of_input:
+            self._lent[-1].append((x, y, y._version))
         return y
 
     def _sources(self, x: Tensor) -> set[Seen]:

@@ -226,9 +226,8 @@ def accuracy_alone(record: Record, rule: str) -> float:
 
     On images that it has not learnt from, with the seed of the search, in ``derived-reference``.
     """
-    seed = record.experiment.seed
     runs = load_reference("derived-reference", topology=derive(record, rule))
-    return next((final_accuracy(run) for run in runs if run.experiment.seed == seed), np.nan)
+    return next((final_accuracy(run) for run in runs if run.experiment.seed == record.experiment.seed), np.nan)
 
 
 def strongest_accuracy(record: Record) -> float:
