@@ -34,8 +34,8 @@ RULES = {
 def derive(record: Record, rule: str = "argmax", closing: pd.DataFrame | None = None) -> Topology:
     """The topology with one operation on each edge, by one of the :data:`RULES`, from a search's last probabilities.
 
-    The rule "perturbation" takes what ``wiring.search.closing`` found instead, for all edges of the searched network at
-    once; its authors go edge by edge, train between, and look at the accuracy.
+    "argmax" leaves out edges that None has won, "strongest" keeps all. "perturbation" takes what
+    ``wiring.search.closing`` found, for all edges of the searched network at once; its authors go edge by edge.
 
     Raises ValueError for an unknown rule, or a search with reduction cells, which have an architecture of their own.
     """
