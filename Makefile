@@ -48,13 +48,13 @@ CHECKED := $(addprefix tests/,supernet costs/test_gate_probe.py costs/test_exact
 all_tests = OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/pytest -n logical -m ""
 
 test: lint ## lint, then run all tests, the long ones too, and every notebook, whose outputs must come out the same
-	$(all_tests) --jaxtyping-packages=wiring,beartype.beartype $(CHECKED)
+	$(all_tests) --dist worksteal --jaxtyping-packages=wiring,beartype.beartype $(CHECKED)
 	$(all_tests) --nbval --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(CHECKED))
 
 lint: setup ## check format, style and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 
 format: setup ## rewrite the code and the notebooks' code cells in the house style
 	$(BIN)/ruff check --fix

@@ -48,6 +48,7 @@ QUANTITIES = ["images", "accuracy", "loss", "entropy", "cost"]
 _LOG = logging.getLogger("wiring")
 #: Where the weights are drawn: torch's global generator, which the threads of a process share.
 _WEIGHTS = threading.Lock()
+_ELSEWHERE = "choose another folder, or restore the data"
 
 
 class Diverged(ArithmeticError):
@@ -292,9 +293,9 @@ class Search:
         """Go on from a state. Raises ValueError if it is another experiment's, or of other images or operations."""
         begun = from_json(state["experiment"])
         if anywhere(begun) != anywhere(self.experiment):
-            raise ValueError("the checkpoint belongs to another experiment")
+            raise ValueError("it belongs to another experiment")
         if differs := difference(state.get("data", {}), self.fingerprint):
-            raise ValueError(f"the checkpoint is of a run on other data: {differs}")
+            raise ValueError(f"it is of a run on other data: {differs}; {_ELSEWHERE}")
         records.check_operations(state)
         for name, random in self.generators.items():
             random.set_state(state["generators"][name])
@@ -353,7 +354,6 @@ def run(
             return search.record()
         with records.locked(path):
             records.open_run(path, e)
-            records.check_data(path, search.fingerprint)
             # Another process may have run it in the meantime.
             if not records.is_done(path):
                 _resume(search, path)
@@ -370,7 +370,9 @@ def finished(folder: Path, e: Experiment, dataset: Dataset | None = None) -> Rec
     """The record of a finished run. Raises RecordError if it is damaged, or the images are there and are others."""
     record = records.load(folder)
     with suppress(DataError):
-        records.check_data(folder, _source(e, dataset).fingerprint())
+        there, here = record.provenance.get("fingerprint", {}), _source(e, dataset).fingerprint()
+        if differs := difference(there, here):
+            raise RecordError(f"{folder} holds a run on other data: {differs}; {_ELSEWHERE}")
     return record
 
 

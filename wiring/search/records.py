@@ -3,7 +3,6 @@
 A run's folder holds::
 
     experiment.json          what was asked for; written first
-    data.json                what tells the images apart from others (Dataset.fingerprint)
     checkpoint.pt            the whole state of the search after its last epoch, or where it was stopped
     checkpoint.previous.pt   the checkpoint before, should the last one be damaged
     scalars.csv              one row per epoch, split and group of images          } written when
@@ -34,7 +33,6 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from wiring.datasets import difference
 from wiring.search.experiments import (
     LEVELS,
     PRESETS,
@@ -192,22 +190,6 @@ def open_run(folder: Path, experiment: Experiment) -> None:
     if not (folder / "experiment.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         write(folder, "experiment.json", to_json(experiment).encode())
-
-
-def check_data(folder: Path, fingerprint: Mapping[str, str]) -> None:
-    """Note on which images a run is, before it begins; raise RecordError where it was begun, or done, on others."""
-    path = folder / "data.json"
-    if path.exists():
-        try:
-            kept = {name: str(json.loads(_read(path))[name]) for name in fingerprint}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise Damaged(f"{path} is damaged; delete it if the run is on the same images as before") from error
-    else:
-        kept = dict(load(folder).provenance.get("fingerprint", {})) if is_done(folder) else {}
-    if differs := difference(kept, fingerprint):
-        raise RecordError(f"{folder} holds a run on other data: {differs}; choose another folder, or restore the data")
-    if not path.exists() and not is_done(folder):
-        write(folder, path.name, json.dumps(dict(fingerprint), indent=1).encode())
 
 
 def check_operations(said: Mapping[str, Any]) -> None:
