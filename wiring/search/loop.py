@@ -6,6 +6,7 @@
 
 import ctypes
 import hashlib
+import inspect
 import logging
 import platform
 import sys
@@ -71,10 +72,17 @@ def _written(device: torch.device) -> str:
     return f"{device.type} ({name})"
 
 
+def _uncompiled(kind: type[optim.Optimizer]) -> Any:
+    """The optimiser without what torch puts around its methods for torch.compile, which it imports then: 2 seconds."""
+    names = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_dict")
+    own = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), own | {"step": torch.no_grad()(own["step"])})
+
+
 def adam(experiment: Experiment, searcher: Searcher) -> optim.Optimizer:
     """The optimiser of α, and of what else the searcher learns: Adam, whose decay is an L2 penalty, or AdamW."""
     e = experiment
-    kind = optim.AdamW if e.alpha_decoupled else optim.Adam
+    kind = _uncompiled(optim.AdamW if e.alpha_decoupled else optim.Adam)
     on_gpu = searcher.alpha.device.type == "cuda"
     return kind(searcher.parameters(), e.alpha_lr, e.alpha_betas, weight_decay=e.alpha_weight_decay, capturable=on_gpu)
 
@@ -110,7 +118,7 @@ class Search:
         searcher = SEARCHERS[e.searcher](e.topology, supernet.cell_types, *start)
         self.searcher = searcher.to("cpu" if searcher.drawn_on_cpu else self.device)
         self.theta = list(self.supernet.parameters())  # collected anew each step they would cost a tenth of a small one
-        sgd = optim.SGD(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
+        sgd = _uncompiled(optim.SGD)(self.theta, e.theta_lr, e.theta_momentum, weight_decay=e.theta_weight_decay)
         self.optimisers: dict[str, optim.Optimizer] = {"theta": sgd}
         if self.searcher.alpha.requires_grad:
             self.optimisers |= {"alpha": adam(e, self.searcher)}
