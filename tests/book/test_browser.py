@@ -233,7 +233,7 @@ def test_page_is_whole_light_accessible_and_as_wide_as_a_phone(visit, book, name
     assert page.evaluate("[...document.fonts].filter(f => f.family === 'Formulas').every(f => f.status !== 'error')")
     assert page.evaluate(UNNAMED) == []
     # Faults of colour that depend on where a word stands are looked for on two pages, which have most of what there is.
-    whole = name in ("index", "p1")
+    whole = name in ("index", "p2")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
     assert faults(page, rules={} if whole else {rule: {"enabled": False} for rule in COLOURS}) == []
     assert whole or colour_faults(page) == []
