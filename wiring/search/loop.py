@@ -362,11 +362,11 @@ def run(
             return search.record()
         with records.locked(path):
             records.open_run(path, e)
-            # Another process may have run it in the meantime.
-            if not records.is_done(path):
-                _resume(search, path)
-                _finish(search, source, path)
-                records.save(path, search.record())
+            if records.is_done(path):  # another process has run it in the meantime
+                return finished(path, e, dataset)
+            _resume(search, path)
+            _finish(search, source, path)
+            records.save(path, search.record())
     return records.load(path)
 
 
