@@ -2,7 +2,7 @@
 
 ``digits`` comes with scikit-learn, ``cifar10`` is read from the folder that the environment variable ``WIRING_DATA``
 names (torchvision's files, or an image-folder tree ``train/<class>/*``), or downloaded there by torchvision;
-``folder:PATH`` is any image-folder tree. Both packages take seconds to import, so the functions that need them do.
+``folder:PATH`` is any image-folder tree.
 """
 
 import hashlib
@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from http.client import HTTPException
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -189,11 +190,10 @@ def load_dataset(
         raise DataError(f"data = {data!r}: no such data set; allowed: digits, cifar10, folder:PATH")
     if image_size is None or source.pixels.shape[1:3] == (image_size, image_size):
         return source
-    from torchvision.transforms.v2.functional import resize
-
-    size = [image_size, image_size]
-    parts = [resize(part.permute(0, 3, 1, 2), size, antialias=True) for part in source.pixels.split(4096)]
-    return replace(source, pixels=torch.cat(parts).permute(0, 2, 3, 1).contiguous())
+    # Only a CPU resizes uint8. torchvision's resize computes the same bits, but takes seconds to import.
+    resize = partial(F.interpolate, size=(image_size, image_size), mode="bilinear", antialias=True)
+    parts = [resize(part.permute(0, 3, 1, 2)) for part in source.pixels.cpu().split(4096)]
+    return replace(source, pixels=torch.cat(parts).permute(0, 2, 3, 1).contiguous().to(source.pixels.device))
 
 
 def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tensor, " chosen"]:
@@ -204,11 +204,11 @@ def _subset(total: int, images: int | None, seed: int, name: str) -> Int64[Tenso
 
 @cache
 def _digits() -> Dataset:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[..., None]
-    return Dataset("digits (scikit-learn)", tuple("0123456789"), pixels, torch.from_numpy(digits.target).long())
+    # Its file is read as it lies: importing scikit-learn takes seconds.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    rows = np.loadtxt(str(file), delimiter=",")
+    pixels = torch.from_numpy(np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8)).reshape(-1, 8, 8, 1)
+    return Dataset("digits (scikit-learn)", tuple("0123456789"), pixels, torch.from_numpy(rows[:, -1]).long())
 
 
 def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
@@ -217,7 +217,7 @@ def _cifar10(seed: int, images: int | None, image_size: int | None) -> Dataset:
         if (tree / "train").is_dir():
             kind = "JPEG copy" if any((tree / "train").glob("*/*.jp*g")) else "image folder"
             return _folder(tree, f"data = 'cifar10', in {tree}", f"CIFAR-10 ({kind})", seed, images, image_size)
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10  # takes seconds to import
 
     is_new = not root.exists()
     try:

@@ -21,7 +21,7 @@ from wiring.__main__ import main
 
 # What a run imports, so that no child takes seconds to import it. No search is run here: autograd's threads, which its
 # first backward pass starts, would be missing in a child.
-for module in ("sklearn.datasets", "wiring.search"):
+for module in ("wiring.datasets", "wiring.search"):
     import_module(module)
 
 KINDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
