@@ -183,14 +183,14 @@ def test_chapter_is_swept_like_a_preset(here, one_thread, capsys, monkeypatch):
 OWN = """
 import os
 from wiring import DSNAS, SEARCHERS, preset, run, run_seeds
-from wiring.search.sweeps import _done, processes
+from wiring.search.sweeps import done, processes
 
 def pool():
     with processes(1, None) as found:
         return found
 
 def worker():
-    ((_, future),) = _done({0: os.getpid}, 1, "tasks")
+    ((_, future),) = done({0: os.getpid}, 1, "tasks")
     return future.result()
 
 e = preset("p1-quick", images=32, batch=16, channels=2, epochs=1)
@@ -260,3 +260,9 @@ def test_on_a_gpu_one_run_at_a_time_is_started_unless_more_are_asked_for(tmp_pat
         with pytest.raises(ValueError, match="workers = 4: allowed: 1 to 3"):
             tasks.run(4, None, 0)
     assert seen == [3, 3, 1, 3]
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(sweeps, "cpu_count", lambda: 6)
+    tasks = {name: partial(os.getenv, name) for name in ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")}
+    assert [future.result() for _, future in sweeps.done(tasks, 2, "tasks")] == ["3", "3"]

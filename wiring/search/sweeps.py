@@ -108,8 +108,8 @@ def run_each(
         for name, e in experiments.items()
         for seed in seeds
     }
-    with closing(_done(tasks, min(len(tasks), *map(usual, experiments.values())), "runs")) as done:
-        records = {key: future.result() for key, future in done}
+    with closing(done(tasks, min(len(tasks), *map(usual, experiments.values())), "runs")) as ended:
+        records = {key: future.result() for key, future in ended}
     return {name: [records[name, seed] for seed in seeds] for name in experiments}
 
 
@@ -176,7 +176,7 @@ def run_tasks(tasks: Mapping[str, Task], workers: int, cluster: str | None = Non
     """
     if retries < 0:
         raise ValueError(f"retries = {retries}: must be at least 0")
-    errors = {name: future.exception() for name, future in _done(tasks, workers, "runs", cluster, retries)}
+    errors = {name: future.exception() for name, future in done(tasks, workers, "runs", cluster, retries)}
     return {name: " ".join(f"{type(error).__name__}: {error}".split()) for name, error in errors.items() if error}
 
 
@@ -203,7 +203,7 @@ def check_table(folder: Path) -> None:
         raise ValueError(f"{path} is no table of runs; move it away or choose another folder")
 
 
-def _done(
+def done(
     tasks: Mapping[Any, Task], workers: int, unit: str, cluster: str | None = None, retries: int = 0
 ) -> Generator[tuple[Any, Future[Any]], None, None]:
     """Do every task in a process; yields its name, and what it returned or raised at last.
@@ -255,10 +255,12 @@ def _attempt(task: Task, retries: int, log: bool) -> object:
 def processes(workers: int, cluster: str | None) -> Iterator[Executor]:
     """Processes that tasks can be submitted to: this machine's, or a Dask cluster's."""
     if cluster is None:
-        # What the tasks compute outside a run, which sets its own, must not take more threads than there are cores.
-        # Workers take seconds to start, so they stay for what may come next, in the same folder and environment. Ctrl-C
-        # reaches them too: a run handles it, an idle one leaves it to this process.
-        env = {**os.environ, "PWD": str(Path.cwd()), "OMP_NUM_THREADS": str(max(1, cpu_count() // workers))}
+        # What the tasks compute outside a run, which sets its own, must not take more threads than there are cores, and
+        # a chapter's own searches no more workers. Workers take seconds to start, so they stay for what may come next,
+        # in the same folder and environment. Ctrl-C reaches them too: a run handles it, an idle one leaves it to this
+        # process.
+        share = str(max(1, cpu_count() // workers))
+        env = {**os.environ, "PWD": str(Path.cwd()), "OMP_NUM_THREADS": share, "LOKY_MAX_CPU_COUNT": share}
         deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
         pool = get_reusable_executor(workers, timeout=IDLE, env=env, **deaf)
         try:

@@ -276,7 +276,8 @@ class Status(Generated):
         packages = ("wiring", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "jupyter-book")
         versions = table(("package", "version"), [(name, version(name)) for name in packages])
         return self.markdown(
-            f"**Reference records**\n\n{records}\n\n**Execution times**\n\n{times}\n\n**Versions**\n\n{versions}\n"
+            f"**Reference records**\n\n{records}\n\n**Execution times**, one chapter beside another\n\n{times}\n\n"
+            f"**Versions**\n\n{versions}\n"
         )
 
 
