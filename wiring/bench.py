@@ -8,7 +8,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial, partialmethod
@@ -85,53 +85,50 @@ def bench(repeats: int, file: Path | None = None, device: str = "cpu") -> bool:
     machine = f"{machine}, {THREADS} threads, float32, torch {torch.__version__}"
     print(f"Measured on {machine}.", HEAD, sep="\n", flush=True)
     rows = []
-    for measure in _measures(repeats) if device == "cpu" else _measures_on_gpu(repeats, device):
-        rows.append(measure())
-        print(rows[-1], flush=True)
+    for row in _measured(repeats) if device == "cpu" else _measured_on_gpu(repeats, device):
+        rows.append(row)
+        print(row, flush=True)
     if file is not None:
         content = {"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in rows]}
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return all(row.met for row in rows)
 
 
-def _measures(n: int) -> list[Callable[[], Row]]:
+def _measured(n: int) -> Iterator[Row]:
     faster = partial(ratio, "{}: textbook / ours", textbook_and_ours, True)
     kernels = partial(ratio, "{}: ours / its bare kernels", ours_and_kernels, False)
-    return [
-        partial(faster, 3.5, DARTS, 32, n),
-        partial(faster, 3.5, replace(SHORT, topology=TOPOLOGIES["darts"]), 32, n),
-        partial(faster, 2.5, DSNAS, 32, 4 * n),
-        partial(faster, 4.0, replace(SHORT, topology=TOPOLOGIES["darts"], reductions=(1, 2)), 32, n),
-        partial(faster, 1.1, SMALL, 8, 8 * n),
-        partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.03, DSNAS, 32, 8 * n),
-        partial(ratio, "{}: textbook, probed / not probed", with_and_without_probe, False, 1.1, SHORT, 32, 2 * n),
-        partial(kernels, 1.2, DARTS, 32, n),
-        partial(kernels, 1.2, DSNAS, 32, 4 * n),
-        *(partial(scaling, what, "cells", (2, 4, 8, 16), 1.05, n) for what in ("time", "memory")),
-        partial(dispatched, 1.2, DSNAS),
-        partial(dispatched, 0.8, DARTS),
-        partial(memory, n),
-        partial(ratio, "{}: data pipeline / whole", data_and_whole, False, 0.02, DSNAS, 32, 4 * n),
-    ]
+    yield faster(3.5, DARTS, 32, n)
+    yield faster(3.5, replace(SHORT, topology=TOPOLOGIES["darts"]), 32, n)
+    yield faster(2.5, DSNAS, 32, 4 * n)
+    yield faster(4.0, replace(SHORT, topology=TOPOLOGIES["darts"], reductions=(1, 2)), 32, n)
+    yield faster(1.1, SMALL, 8, 8 * n)
+    yield ratio("{}: costs on / off", with_and_without_costs, False, 1.03, DSNAS, 32, 8 * n)
+    yield ratio("{}: textbook, probed / not probed", with_and_without_probe, False, 1.1, SHORT, 32, 2 * n)
+    yield kernels(1.2, DARTS, 32, n)
+    yield kernels(1.2, DSNAS, 32, 4 * n)
+    for what in ("time", "memory"):
+        yield scaling(what, "cells", (2, 4, 8, 16), 1.05, n)
+    yield dispatched(1.2, DSNAS)
+    yield dispatched(0.8, DARTS)
+    yield memory(n)
+    yield ratio("{}: data pipeline / whole", data_and_whole, False, 0.02, DSNAS, 32, 4 * n)
 
 
-def _measures_on_gpu(n: int, device: str) -> list[Callable[[], Row]]:
+def _measured_on_gpu(n: int, device: str) -> Iterator[Row]:
     dsnas, darts, short = (replace(e, device=device) for e in (DSNAS, DARTS, SHORT))
     short = replace(short, topology=TOPOLOGIES["darts"])
     faster = partial(ratio, "{}: textbook / ours", textbook_and_ours, True)
     costs = partial(ratio, "{}: costs on / off", with_and_without_costs, False, 1.05)
-    return [
-        partial(duration, 8.0, dsnas, n),
-        partial(duration, 30.0, darts, n),
-        partial(faster, 0.85, dsnas, 32, n),
-        partial(faster, 1.25, darts, 32, n),
-        partial(faster, 1.25, short, 32, n),
-        partial(faster, 1.25, replace(short, reductions=(1, 2)), 32, n),
-        partial(costs, dsnas, 32, n),
-        partial(costs, darts, 32, n),
-        partial(above_traffic, 3.0, dsnas, n),
-        partial(above_traffic, 3.0, darts, n),
-    ]
+    yield duration(8.0, dsnas, n)
+    yield duration(30.0, darts, n)
+    yield faster(0.85, dsnas, 32, n)
+    yield faster(1.25, darts, 32, n)
+    yield faster(1.25, short, 32, n)
+    yield faster(1.25, replace(short, reductions=(1, 2)), 32, n)
+    yield costs(dsnas, 32, n)
+    yield costs(darts, 32, n)
+    yield above_traffic(3.0, dsnas, n)
+    yield above_traffic(3.0, darts, n)
 
 
 def duration(bound: float, e: Experiment, repeats: int) -> Row:
@@ -280,7 +277,7 @@ def _kernels(step: Step, steps: int = 4) -> "_Dispatched":
         # On a GPU all weights are clipped at once.
         stack.enter_context(patch("torch.nn.utils.clip_grad._has_foreach_support", lambda *_: True))
         step()
-        with _Dispatched() as seen:
+        with _Dispatched() as seen:  # type: ignore[no-untyped-call]
             for _ in range(steps):
                 step()
     seen.count, seen.bytes = seen.count / steps, seen.bytes / steps
@@ -290,13 +287,9 @@ def _kernels(step: Step, steps: int = 4) -> "_Dispatched":
 class _Dispatched(TorchDispatchMode):
     """Counts what is dispatched to the meta device, but for views and new memory."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = self.bytes = 0.0
+    count = bytes = 0.0
 
-    def __torch_dispatch__(
-        self, f: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = f(*args, **(kwargs or {}))
         there = {id(x): x.nbytes for x in tree_leaves((args, result)) if isinstance(x, Tensor) and x.is_meta}
         if there and not f.is_view and "empty" not in str(f) and "promote_types" not in str(f):

@@ -340,10 +340,8 @@ def cost_means(groups: Mapping[str, Runs]) -> Figure:
     ):
         place = np.arange(len(operations)) + offset
         mean = np.mean([measured.measured_costs(r)[0] for r in runs], axis=0)
-        low, high = (
-            extreme([r.arrays[f"cost_{key}"][r.experiment.epochs :, 0, 0] for r in runs], axis=(0, 1))
-            for extreme, key in ((np.nanmin, "min"), (np.nanmax, "max"))
-        )
+        low = np.nanmin([r.arrays["cost_min"][r.experiment.epochs :, 0, 0] for r in runs], axis=(0, 1))
+        high = np.nanmax([r.arrays["cost_max"][r.experiment.epochs :, 0, 0] for r in runs], axis=(0, 1))
         for axes, _, edge, colour in panels:
             own = edge, slice(NONE + 1, None)
             axes.hlines(place, low[own], high[own], color=colour, lw=0.8, alpha=0.6)

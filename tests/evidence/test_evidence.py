@@ -748,9 +748,12 @@ def test_without_recorded_runs_nothing_is_judged(monkeypatch, tmp_path):
 
 
 def test_recorded_runs_are_named_by_searcher_and_cells():
-    assert list(verdicts.references(["p1-darts-cell-reference", "p1-snas-reference"])) == [
+    assert list(verdicts.references()) == [
+        "DSNAS, 8 minimal cells",
         "DSNAS, 4 DARTS cells",
+        "DSNAS, 1 minimal cell",
         "SNAS, 1 minimal cell",
+        "DARTS, 8 minimal cells",
     ]
 
 

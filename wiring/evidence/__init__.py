@@ -17,18 +17,5 @@ from wiring.evidence.measures import (
 from wiring.evidence.verdicts import Verdict, compare, interval, judge, judge_all, recorded, references
 
 __all__ = ["CLAIMS", "Claim", "Verdict", "compare", "interval", "judge", "judge_all", "recorded", "references"]
-__all__ += [
-    "course_costs",
-    "edge_costs",
-    "final_accuracy",
-    "generalisation_gap",
-    "gone",
-    "initial_cost",
-    "mean_costs",
-    "measured_costs",
-    "recovered",
-    "retention",
-    "scalars_of",
-    "straight_and_intermediate",
-]
-__all__ += ["turning_epoch"]
+__all__ += ["course_costs", "edge_costs", "final_accuracy", "generalisation_gap", "gone", "initial_cost", "mean_costs"]
+__all__ += ["measured_costs", "recovered", "retention", "scalars_of", "straight_and_intermediate", "turning_epoch"]

@@ -165,12 +165,3 @@ _TABLE = (
 )
 # fmt: on
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _TABLE}
-
-#: The recorded single-level searches of different searchers and cells that P1 and P2 are held against.
-SINGLE_LEVEL = (
-    "p1-reference",
-    "p1-darts-cell-reference",
-    "p1-one-cell-reference",
-    "p1-snas-reference",
-    "p3-single-reference",
-)

@@ -8,7 +8,7 @@ A claim *holds* if the whole interval lies on its side of its threshold, *fails*
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from scipy.stats import bootstrap
 from wiring.costs import Report, verify_random
 from wiring.datasets import sample
 from wiring.evidence import measures
-from wiring.evidence.claims import CLAIMS, SINGLE_LEVEL, Claim
+from wiring.evidence.claims import CLAIMS, Claim
 from wiring.search import Experiment, Record, load_reference
 from wiring.search.experiments import anywhere, with_fields
 from wiring.search.records import REFERENCE
@@ -190,6 +190,8 @@ def title(experiment: Experiment) -> str:
     return f"{searcher}, {e.cells} {cell}cell{'s' * (e.cells != 1)}"
 
 
-def references(presets: Iterable[str] = SINGLE_LEVEL) -> dict[str, list[Record]]:
-    """The recorded runs of presets, by :func:`title`, as :func:`compare` takes them."""
-    return {title(records[0].experiment): records for records in map(load_reference, presets)}
+def references() -> dict[str, list[Record]]:
+    """The recorded single-level searches that P1 and P2 are held against, by :func:`title`, for :func:`compare`."""
+    presets = ("p1", "p1-darts-cell", "p1-one-cell", "p1-snas", "p3-single")
+    runs = [load_reference(f"{name}-reference") for name in presets]
+    return {title(own[0].experiment): own for own in runs}
