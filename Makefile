@@ -24,6 +24,9 @@ build_html = test -f _build/built || rm -rf _build/html _build/.doctrees; rm -f 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
+# Without it pip compiles every module of every package, for a minute; Python does it for those that are imported.
+install = $(BIN)/python -m pip install --no-compile
+
 # What keeps $(PYTHON) from making the environment, in one line; nothing when all is well.
 python_problem = $(shell \
 	if ! command -v '$(PYTHON)' >/dev/null; then echo "'$(PYTHON)' was not found"; \
@@ -35,10 +38,10 @@ setup: .venv/ready ## make .venv: requirements.lock and this package; TORCH='tor
 .venv/ready: requirements.lock pyproject.toml
 	$(if $(python_problem),$(error wiring needs Python 3.11 or newer with venv: $(python_problem); name another with `make setup PYTHON=...`))
 	$(PYTHON) -m venv $(if $(filter installed,$(TORCH)),--system-site-packages ).venv
-	$(if $(filter-out installed,$(TORCH)),$(BIN)/python -m pip install $(TORCH))
+	$(if $(filter-out installed,$(TORCH)),$(install) $(TORCH))
 	$(if $(TORCH),$(BIN)/python -c 'import torchvision')
-	$(if $(TORCH),grep -v '^torch\(vision\)*==' requirements.lock | )$(BIN)/python -m pip install -r $(if $(TORCH),/dev/stdin,requirements.lock)
-	$(BIN)/python -m pip install -q --no-deps -e .
+	$(if $(TORCH),grep -v '^torch\(vision\)*==' requirements.lock | )$(install) -r $(if $(TORCH),/dev/stdin,requirements.lock)
+	$(install) -q --no-deps -e .
 	@echo '$(TORCH)' > $@
 
 # In these tests shapes and types are checked at every call, which makes them two to four times as slow as the others.

@@ -48,9 +48,12 @@ def test_installed_versions_are_the_locked_ones():
 @pytest.mark.parametrize(
     ("torch", "expected"),
     [
-        ("", ["venv .venv", "pip install -r requirements.lock"]),
+        ("", ["venv .venv", "pip install --no-compile -r requirements.lock"]),
         ("installed", ["venv --system-site-packages .venv", "import torchvision", "grep"]),
-        ("torch torchvision --index-url URL", ["venv .venv", "pip install torch torchvision --index-url URL", "grep"]),
+        (
+            "torch torchvision --index-url URL",
+            ["venv .venv", "pip install --no-compile torch torchvision --index-url URL", "grep"],
+        ),
     ],
 )
 def test_setup_takes_another_torch_and_all_else_as_locked(tmp_path, torch, expected):
