@@ -272,10 +272,13 @@ def _verdicts(options: argparse.Namespace) -> None:
     """Print every claim with its estimate, 95 % interval, number of seeds and verdict, from the runs in data/reference;
     identities are checked on random supernets.
     """
+    import torch
+
     from wiring.evidence.verdicts import judge_all
     from wiring.search.records import check_new
 
     check_new("json", options.json)
+    torch.set_num_threads(1)  # the identities' supernets are small: threads would wait, three times as long in all
     rows = []
     for verdict in judge_all():
         source = ", ".join(filter(None, (verdict.claim.runs, verdict.setting)))
