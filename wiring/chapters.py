@@ -157,6 +157,8 @@ def execute(path: Path, out: Path, values: dict[str, Any], timeout: int | None =
         # Other users of the machine cannot reach them; over TCP ipykernel warns that they could.
         with tempfile.TemporaryDirectory(prefix="wiring-", ignore_cleanup_errors=True) as sockets:
             config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+            # At its end a kernel is interrupted, which it may call an error; what cells raise comes another way.
+            config.NotebookClient.extra_arguments = ["--log-level=CRITICAL"]
             if progress and not bar:
                 config.NotebookClient.on_cell_executed = say
             options = {"cwd": str(Path.cwd()), "kernel_name": "python3", "execution_timeout": timeout}
