@@ -35,7 +35,8 @@ def execute_all(out: Path) -> None:
         After all chapters have run, naming those that failed, each with its cell and where its notebook is kept as far
         as it got; their files in ``out`` are as they were.
     """
-    if out.resolve() != BOOK:
+    out = out.resolve()  # a worker has a working folder of its own
+    if out != BOOK:
         shutil.copytree(BOOK, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("extension"))
     scratch = Path(tempfile.mkdtemp(prefix="wiring-chapters-"))
     tasks = {name: partial(_execute, path, scratch / path.name, out) for name, path in chapters().items()}
